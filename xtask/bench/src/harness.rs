@@ -1,0 +1,19 @@
+//! What every suite shares: rows, rounds, statistics, and how figures are shown.
+
+mod report;
+mod row;
+mod run;
+mod stats;
+
+pub(crate) use report::{json, summary, text};
+#[allow(unused_imports, reason = "as for dead code")]
+pub(crate) use row::{Goal, Plan, Row, Sample, Unit};
+pub(crate) use run::{Contender, measure, probe};
+
+/// Runs `future` to its end on a runtime of its own with this many worker threads, all timers and sockets on.
+pub(crate) fn block_on<T>(
+    workers: usize,
+    future: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?.block_on(future)
+}

@@ -1,0 +1,82 @@
+//! The chores of the workspace: `cargo xtask COMMAND`.
+//!
+//! Each command is a module with a `HELP` text and a `run` function; [`workspace`] finds the checkout and
+//! starts `cargo` for all of them, always in one target folder outside of the checkout. This crate stays
+//! small, since a fresh machine builds it before anything else.
+
+#![expect(clippy::print_stdout, reason = "a program: its output is its purpose")]
+
+mod bench;
+mod workspace;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// A command: its name, a line about it, its help, and what it does with the arguments after its name.
+struct Task {
+    name: &'static str,
+    about: &'static str,
+    help: &'static str,
+    run: fn(Vec<OsString>) -> anyhow::Result<ExitCode>,
+}
+
+const TASKS: &[Task] = &[Task {
+    name: "bench",
+    about: "measure Gantry beside its references",
+    help: bench::HELP,
+    run: bench::run,
+}];
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    let name = arguments.next().map(|name| name.to_string_lossy().into_owned());
+    let rest: Vec<OsString> = arguments.collect();
+    let task = match name.as_deref() {
+        None | Some("help" | "-h" | "--help") => {
+            print!("{}", overview());
+            return ExitCode::SUCCESS;
+        }
+        Some(name) => match TASKS.iter().find(|task| task.name == name) {
+            Some(task) => task,
+            None => {
+                eprintln!("error: no command `{name}`\n\n{}", overview());
+                return ExitCode::from(2);
+            }
+        },
+    };
+    // What stands after `--` is meant for the program that is started.
+    let own = rest.iter().take_while(|argument| *argument != "--");
+    if own.into_iter().any(|argument| argument == "-h" || argument == "--help") {
+        print!("{}", task.help);
+        return ExitCode::SUCCESS;
+    }
+    match (task.run)(rest) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn overview() -> String {
+    let mut text =
+        "The chores of the workspace.\n\nUsage: cargo xtask COMMAND [OPTIONS]\n\nCommands:\n".to_owned();
+    for task in TASKS {
+        text += &format!("  {:8} {}\n", task.name, task.about);
+    }
+    text + "\n`cargo xtask COMMAND --help` tells more.\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_has_a_help_text_that_shows_its_use() {
+        for task in TASKS {
+            assert!(task.help.contains(&format!("Usage: cargo xtask {}", task.name)), "{}", task.name);
+            assert!(task.help.ends_with('\n') && overview().contains(task.about));
+        }
+    }
+}
