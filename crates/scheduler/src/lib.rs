@@ -1,0 +1,26 @@
+//! Cron, interval and one-off tasks.
+
+mod error;
+mod executor;
+mod id;
+mod scheduler;
+mod spec;
+mod store;
+mod view;
+
+pub use error::TaskError;
+pub use executor::{
+    Executor, ExecutorGuard, ExecutorRegistry, PayloadError, RegisterError, RunContext, RunError, RunOutput,
+    executor_fn,
+};
+pub use id::{ParseRunIdError, RunId};
+pub use scheduler::{BuildError, Scheduler, SchedulerBuilder, SchedulerConfig, StopReport};
+pub use spec::{
+    After, AfterCondition, Group, IntervalMode, Misfire, MisfirePolicy, Overlap, Retry, ScheduleKind,
+    ScheduleSpec, TaskSpec,
+};
+pub use store::StoreError;
+pub use view::{
+    ClusterStatus, ExecutorInfo, Lateness, Page, Paged, ParseTaskStatusError, RunOrigin, RunOutcome,
+    RunTotals, RunView, SchedulerStatus, StoreStatus, TaskFilter, TaskStatus, TaskView,
+};
