@@ -6,7 +6,14 @@
 
 #![expect(clippy::print_stdout, reason = "a program: its output is its purpose")]
 
+mod arguments;
 mod bench;
+mod ci;
+mod layers;
+mod lint;
+mod serve;
+mod test;
+mod tidy;
 mod workspace;
 
 use std::ffi::OsString;
@@ -20,12 +27,14 @@ struct Task {
     run: fn(Vec<OsString>) -> anyhow::Result<ExitCode>,
 }
 
-const TASKS: &[Task] = &[Task {
-    name: "bench",
-    about: "measure Gantry beside its references",
-    help: bench::HELP,
-    run: bench::run,
-}];
+const TASKS: &[Task] = &[
+    Task { name: "serve", about: "build and run the server", help: serve::HELP, run: serve::run },
+    Task { name: "test", about: "run all tests", help: test::HELP, run: test::run },
+    Task { name: "lint", about: "format, clippy, layers, tidiness", help: lint::HELP, run: lint::run },
+    Task { name: "ci", about: "lint, test, docs, licences", help: ci::HELP, run: ci::run },
+    Task { name: "layers", about: "who may depend on whom", help: layers::HELP, run: layers::run },
+    Task { name: "bench", about: "measure beside the references", help: bench::HELP, run: bench::run },
+];
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);

@@ -12,6 +12,7 @@ use serde_json::Value;
 /// The checkout that xtask works on, with its target folder held for it until this value is dropped.
 pub(crate) struct Workspace {
     root: PathBuf,
+    metadata: Value,
     target: target::Target,
 }
 
@@ -22,16 +23,16 @@ impl Workspace {
         let root = root()?;
         let metadata = metadata_of(&root, &["--no-deps"])?;
         let target = target::Target::claim(&root, &metadata)?;
-        Ok(Self { root, target })
+        Ok(Self { root, metadata, target })
     }
 
     pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 
-    /// What `cargo metadata` says, with the dependencies of all features resolved.
-    pub(crate) fn metadata(&self) -> anyhow::Result<Value> {
-        metadata_of(&self.root, &["--all-features"])
+    /// What `cargo metadata` says about the packages of the workspace.
+    pub(crate) fn metadata(&self) -> &Value {
+        &self.metadata
     }
 
     /// A command that runs in the root of the checkout.
@@ -101,7 +102,8 @@ pub(crate) fn become_program(mut command: Command) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn show(command: &Command) -> String {
+/// A command as one would type it, without the folder of the program.
+pub(crate) fn show(command: &Command) -> String {
     let program = Path::new(command.get_program());
     let program = program.file_stem().unwrap_or(command.get_program()).to_string_lossy().into_owned();
     let arguments = command.get_args().map(|argument| argument.to_string_lossy().into_owned());
