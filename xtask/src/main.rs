@@ -9,6 +9,7 @@
 mod arguments;
 mod bench;
 mod ci;
+mod dist;
 mod layers;
 mod lint;
 mod serve;
@@ -34,6 +35,7 @@ const TASKS: &[Task] = &[
     Task { name: "ci", about: "lint, test, docs, licences", help: ci::HELP, run: ci::run },
     Task { name: "layers", about: "who may depend on whom", help: layers::HELP, run: layers::run },
     Task { name: "bench", about: "measure beside the references", help: bench::HELP, run: bench::run },
+    Task { name: "dist", about: "pack a release", help: dist::HELP, run: dist::run },
 ];
 
 fn main() -> ExitCode {

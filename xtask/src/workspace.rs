@@ -35,6 +35,11 @@ impl Workspace {
         &self.metadata
     }
 
+    /// What `cargo metadata` says with all dependencies resolved, given `more` of its options.
+    pub(crate) fn resolved(&self, more: &[&str]) -> anyhow::Result<Value> {
+        metadata_of(&self.root, more)
+    }
+
     /// A command that runs in the root of the checkout.
     pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
