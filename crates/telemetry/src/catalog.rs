@@ -1,0 +1,147 @@
+//! The metrics of this project, described once: what `/metrics` says of them, their buckets, and the
+//! page `docs/reference/metrics.md`.
+
+use metrics::Unit;
+
+use crate::histogram::Buckets;
+use crate::snapshot::MetricKind;
+
+/// What a metric is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Described {
+    /// Its name.
+    pub name: &'static str,
+    /// Its kind.
+    pub kind: MetricKind,
+    /// Its unit.
+    pub unit: Option<Unit>,
+    /// The labels it has; their values come from bounded sets, never ids of tasks or events.
+    pub labels: &'static [&'static str],
+    /// What it means, one sentence.
+    pub help: &'static str,
+    /// The upper bounds of its buckets, if it is a histogram and wants others than the default.
+    pub buckets: &'static [f64],
+}
+
+/// Where nobody said otherwise: half a millisecond to ten seconds.
+const DEFAULT: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// The bounds that the OpenTelemetry conventions advise, and three below them: most answers of the
+/// management API take less than their smallest.
+const HTTP: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+
+/// A no-op and a nightly report are both tasks.
+const TASK: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0];
+
+/// Fine around the goals for lateness: 2 ms in steady state, 60 and 500 ms in a burst.
+const LATENESS: &[f64] =
+    &[0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.06, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 60.0];
+
+/// Up to `max_startup_time`, whose default is a minute.
+const STARTUP: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+const fn counter(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Described {
+    Described { name, kind: MetricKind::Counter, unit: None, labels, help, buckets: &[] }
+}
+
+const fn gauge(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Described {
+    Described { name, kind: MetricKind::Gauge, unit: None, labels, help, buckets: &[] }
+}
+
+const fn seconds(
+    name: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+    buckets: &'static [f64],
+) -> Described {
+    Described { name, kind: MetricKind::Histogram, unit: Some(Unit::Seconds), labels, help, buckets }
+}
+
+/// The metrics that Gantry's crates report, by name.
+///
+/// `plugin_count_total` and `scheduler_tasks_total` are gauges in spite of their names, which are older
+/// than this project and are what dashboards know.
+pub const CATALOG: &[Described] = &[
+    counter("event_bus_delivered_total", &[], "Events that subscriptions have handled."),
+    counter(
+        "event_bus_dropped_total",
+        &[],
+        "Events that full subscriptions dropped by their overflow policy.",
+    ),
+    counter("event_bus_published_total", &[], "Events published."),
+    gauge("event_bus_queue_depth", &[], "Events that wait in subscriptions."),
+    seconds(
+        "http_server_request_duration_seconds",
+        &["http_request_method", "http_response_status_code", "http_route", "url_scheme"],
+        "Time from a request's head to the end of its answer, by OpenTelemetry's conventions.",
+        HTTP,
+    ),
+    gauge("plugin_count_total", &[], "Plugins that the host knows."),
+    counter("plugin_restarts_total", &["name"], "Restarts of a plugin, asked for and by supervision."),
+    seconds(
+        "plugin_startup_duration_seconds",
+        &[],
+        "Time from a plugin's start to its being ready.",
+        STARTUP,
+    ),
+    gauge("plugin_status", &["name", "status"], "1 for the state that a plugin is in."),
+    seconds(
+        "scheduler_task_duration_seconds",
+        &["executor"],
+        "Time that a run took, retries not counted in.",
+        TASK,
+    ),
+    counter(
+        "scheduler_task_executions_total",
+        &["executor"],
+        "Runs that have ended, whatever their outcome.",
+    ),
+    counter("scheduler_task_failures_total", &["executor"], "Runs that have failed."),
+    seconds(
+        "scheduler_task_lateness_seconds",
+        &[],
+        "Time from when a run was due to when it began.",
+        LATENESS,
+    ),
+    gauge("scheduler_tasks_total", &["status"], "Tasks that the scheduler holds, by state."),
+];
+
+/// The buckets of a histogram that nobody described.
+pub(crate) fn default_buckets() -> Buckets {
+    Buckets::constant(DEFAULT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_catalog_is_well_formed() {
+        assert!(Buckets::new(DEFAULT).is_ok());
+        assert!(CATALOG.is_sorted_by(|a, b| a.name < b.name), "sorted, each name once");
+        for metric in CATALOG {
+            let name = metric.name;
+            assert_eq!(crate::names::metric_name(name), name);
+            assert!(metric.labels.is_sorted(), "{name}");
+            assert!(metric.help.ends_with('.'), "{name}");
+            assert!(
+                metric
+                    .labels
+                    .iter()
+                    .all(|label| !matches!(*label, "id" | "task" | "task_id" | "event_id" | "le"))
+            );
+            match metric.kind {
+                MetricKind::Histogram => assert!(Buckets::new(metric.buckets).is_ok(), "{name}"),
+                _ => assert!(metric.buckets.is_empty(), "{name}"),
+            }
+            if metric.kind == MetricKind::Counter {
+                assert!(name.ends_with("_total"), "{name}");
+            }
+            if metric.unit == Some(Unit::Seconds) {
+                assert!(name.ends_with("_seconds"), "{name}");
+            }
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! W3C trace context: the ids that tie together what one request caused.
+
+mod current;
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+pub(crate) use current::{CarriesTrace, TraceLayer, trace_of_event};
+
+/// The flag bit that says that the caller keeps this trace.
+const SAMPLED: u8 = 0b01;
+/// The flag bit of level 2 that says that the trace id is random.
+const RANDOM: u8 = 0b10;
+/// Length of a `traceparent` of version 00.
+const TEXT_LEN: usize = 55;
+
+/// Identifies a trace: sixteen bytes, not all zero.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TraceId([u8; 16]);
+
+/// Identifies a span within its trace: eight bytes, not all zero.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SpanId([u8; 8]);
+
+impl TraceId {
+    /// A new id from the thread's random generator.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(fastrand::u128(1..).to_be_bytes())
+    }
+
+    /// The id from its bytes; `None` if all are zero.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 16]) -> Option<Self> {
+        (bytes != [0; 16]).then_some(Self(bytes))
+    }
+
+    /// The bytes, most significant first.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0
+    }
+}
+
+impl SpanId {
+    /// A new id from the thread's random generator.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(fastrand::u64(1..).to_be_bytes())
+    }
+
+    /// The id from its bytes; `None` if all are zero.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 8]) -> Option<Self> {
+        (bytes != [0; 8]).then_some(Self(bytes))
+    }
+
+    /// The bytes, most significant first.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 8] {
+        self.0
+    }
+}
+
+/// Where a piece of work stands in a trace, as [W3C Trace Context](https://www.w3.org/TR/trace-context/)
+/// carries it in a `traceparent` header.
+///
+/// ```
+/// use telemetry::TraceContext;
+///
+/// let incoming: TraceContext = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".parse()?;
+/// let ours = incoming.child();
+/// assert_eq!(ours.trace_id(), incoming.trace_id());
+/// assert_ne!(ours.span_id(), incoming.span_id());
+/// assert!(ours.is_sampled());
+/// # Ok::<(), telemetry::TraceContextError>(())
+/// ```
+///
+/// A span that names its context in the field `traceparent` lends it to all that happens inside: log
+/// lines carry its ids, histograms take it as exemplar, and [`TraceContext::current`] answers it. Any
+/// crate that uses `tracing` can do that without knowing this one:
+///
+/// ```
+/// # let context = telemetry::TraceContext::root(true);
+/// let span = tracing::info_span!("request", traceparent = %context);
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TraceContext {
+    trace_id: TraceId,
+    span_id: SpanId,
+    flags: u8,
+}
+
+impl TraceContext {
+    /// Begins a trace with new ids.
+    #[must_use]
+    pub fn root(sampled: bool) -> Self {
+        let flags = if sampled { RANDOM | SAMPLED } else { RANDOM };
+        Self { trace_id: TraceId::random(), span_id: SpanId::random(), flags }
+    }
+
+    /// A context out of its parts.
+    #[must_use]
+    pub fn new(trace_id: TraceId, span_id: SpanId, sampled: bool) -> Self {
+        Self { trace_id, span_id, flags: u8::from(sampled) * SAMPLED }
+    }
+
+    /// The context for work that this one causes: same trace, same decision to sample, new span.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Self { span_id: SpanId::random(), ..*self }
+    }
+
+    /// The context for a request: the child of what came in, or a new trace where nothing usable did.
+    ///
+    /// The specification wants a `traceparent` that cannot be read to be dropped, not refused.
+    #[must_use]
+    pub fn continued(traceparent: Option<&str>, sample_new: bool) -> Self {
+        traceparent
+            .and_then(|text| text.trim().parse::<Self>().ok())
+            .map_or_else(|| Self::root(sample_new), |parent| parent.child())
+    }
+
+    /// The trace.
+    #[must_use]
+    pub fn trace_id(&self) -> TraceId {
+        self.trace_id
+    }
+
+    /// The span within the trace.
+    #[must_use]
+    pub fn span_id(&self) -> SpanId {
+        self.span_id
+    }
+
+    /// Whether the caller keeps this trace.
+    #[must_use]
+    pub fn is_sampled(&self) -> bool {
+        self.flags & SAMPLED != 0
+    }
+}
+
+/// Why a text is no `traceparent`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TraceContextError {
+    /// The text has another form than `version-trace-span-flags` in lowercase hexadecimal.
+    #[error("not of the form `00-<32 hex>-<16 hex>-<2 hex>`")]
+    Form,
+    /// The version is `ff`, which the specification forbids.
+    #[error("version `ff` is not valid")]
+    Version,
+    /// The trace id or the span id is all zeros.
+    #[error("an id of zeros is not valid")]
+    Zero,
+}
+
+impl FromStr for TraceContext {
+    type Err = TraceContextError;
+
+    /// Reads a `traceparent`; of versions above 00 the part that this one knows.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let bytes = text.as_bytes();
+        let head = bytes.get(..TEXT_LEN).ok_or(TraceContextError::Form)?;
+        if [2, 35, 52].iter().any(|&dash| head[dash] != b'-') {
+            return Err(TraceContextError::Form);
+        }
+        let [version] = hex::<1>(&head[..2])?;
+        let trace_id = hex(&head[3..35])?;
+        let span_id = hex(&head[36..52])?;
+        let [flags] = hex::<1>(&head[53..])?;
+        match (version, bytes.get(TEXT_LEN)) {
+            (0xff, _) => return Err(TraceContextError::Version),
+            (_, None) | (1.., Some(b'-')) => {}
+            _ => return Err(TraceContextError::Form),
+        }
+        Ok(Self {
+            trace_id: TraceId::from_bytes(trace_id).ok_or(TraceContextError::Zero)?,
+            span_id: SpanId::from_bytes(span_id).ok_or(TraceContextError::Zero)?,
+            flags: flags & (SAMPLED | RANDOM),
+        })
+    }
+}
+
+/// `N` bytes from `2 * N` lowercase hexadecimal digits; the specification allows no uppercase.
+fn hex<const N: usize>(digits: &[u8]) -> Result<[u8; N], TraceContextError> {
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Ok(byte - b'0'),
+        b'a'..=b'f' => Ok(byte - b'a' + 10),
+        _ => Err(TraceContextError::Form),
+    };
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    Ok(bytes)
+}
+
+fn write_hex(out: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+    bytes.iter().try_for_each(|byte| write!(out, "{byte:02x}"))
+}
+
+impl fmt::Display for TraceId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_hex(out, &self.0)
+    }
+}
+
+impl fmt::Display for SpanId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_hex(out, &self.0)
+    }
+}
+
+impl fmt::Display for TraceContext {
+    /// Writes the `traceparent` form, version 00.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "00-{}-{}-{:02x}", self.trace_id, self.span_id, self.flags)
+    }
+}
+
+impl fmt::Debug for TraceId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "TraceId({self})")
+    }
+}
+
+impl fmt::Debug for SpanId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "SpanId({self})")
+    }
+}
+
+impl fmt::Debug for TraceContext {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "TraceContext({self})")
+    }
+}
+
+impl Serialize for TraceContext {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for TraceContext {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests;
