@@ -1,0 +1,130 @@
+//! Who asks, and what they may do.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, LazyLock};
+
+use serde::{Deserialize, Serialize};
+use telemetry::TraceContext;
+use utoipa::ToSchema;
+
+use crate::Problem;
+
+/// What a caller may do. Each role may do what the ones before it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Looks.
+    Viewer,
+    /// Runs things: tasks, events, starts and stops.
+    Operator,
+    /// Changes what is there: loads and unloads plugins, changes configuration.
+    Admin,
+}
+
+impl Role {
+    /// The role's name on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Where a request came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// The transport: `http`, `grpc`, or `host` for the program itself.
+    pub transport: &'static str,
+    /// The address of the peer, as far as the transport has one.
+    pub address: Option<SocketAddr>,
+}
+
+impl Origin {
+    /// The program itself.
+    pub const HOST: Self = Self { transport: "host", address: None };
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.transport)?;
+        match self.address {
+            Some(address) => write!(f, " {address}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Who asks for an operation.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The name under which the audit log has them.
+    pub name: Arc<str>,
+    /// What they may do.
+    pub role: Role,
+    /// Where the request came from.
+    pub origin: Origin,
+    /// The request's place in its trace.
+    pub trace: TraceContext,
+}
+
+static DEVELOPER: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("developer"));
+
+impl Caller {
+    /// Somebody whom a transport has made sure of.
+    pub fn new(name: impl Into<Arc<str>>, role: Role, origin: Origin, trace: TraceContext) -> Self {
+        Self { name: name.into(), role, origin, trace }
+    }
+
+    /// Whoever reaches a host that asks for no credentials: on loopback, for development. May do everything.
+    #[must_use]
+    pub fn developer(origin: Origin, trace: TraceContext) -> Self {
+        Self { name: Arc::clone(&DEVELOPER), role: Role::Admin, origin, trace }
+    }
+
+    /// The program itself.
+    #[must_use]
+    pub fn host() -> Self {
+        Self::new("host", Role::Admin, Origin::HOST, TraceContext::root(false))
+    }
+
+    /// Whether the caller may do what asks for `role`.
+    ///
+    /// # Errors
+    ///
+    /// A `forbidden` problem that names both roles.
+    pub fn require(&self, role: Role) -> Result<(), Problem> {
+        if self.role >= role {
+            Ok(())
+        } else {
+            Err(Problem::forbidden(format!(
+                "this needs the role `{role}`, and `{}` has `{}`",
+                self.name, self.role
+            )))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_role_may_do_what_lower_ones_may() {
+        let caller = |role| Caller::new("x", role, Origin::HOST, TraceContext::root(false));
+        assert!(caller(Role::Admin).require(Role::Operator).is_ok());
+        assert!(caller(Role::Operator).require(Role::Operator).is_ok());
+        let refused = caller(Role::Viewer).require(Role::Operator).unwrap_err();
+        assert_eq!(refused.status(), 403);
+        assert!(refused.message.contains("`operator`"), "{refused}");
+    }
+}

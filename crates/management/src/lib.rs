@@ -1,0 +1,34 @@
+//! The operations that an operator of a host has, each once, for every transport to call.
+//!
+//! Layer 5. HTTP and gRPC only translate: what an operation asks of its caller, what it checks, what it
+//! refuses and in which words, and that a write is recorded, is decided here. Invariants:
+//!
+//! - A method checks the role first and the input next, and changes nothing if either is wrong.
+//! - Every write is in the audit log, refused ones too.
+//! - A [`Problem`] can be shown to the caller as it is: it holds no secret and no inside of the host.
+//!
+//! ```
+//! use management::{Caller, Management, ProblemKind};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! let management = Management::builder().node("one").build();
+//! let refused = management.task(&Caller::host(), "beat").await.unwrap_err();
+//! assert_eq!(refused.kind, ProblemKind::NotAvailable);
+//! # }
+//! ```
+
+mod audit;
+mod caller;
+mod idempotency;
+mod management;
+mod page;
+mod problem;
+mod tasks;
+
+pub use audit::AuditEntry;
+pub use caller::{Caller, Origin, Role};
+pub use idempotency::{Claim, IdempotencyStore, Idempotent, StoredAnswer};
+pub use management::{Management, ManagementBuilder};
+pub use page::{PAGE_DEFAULT, PAGE_MAX, Page, PageRequest};
+pub use problem::{Problem, ProblemKind};
+pub use tasks::{PreviewRequest, TaskEdge, TaskGraph, TaskNode, TriggerRequest};

@@ -1,0 +1,201 @@
+//! The facade that every transport calls.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use runtime::{SharedClock, SystemClock, Timestamp};
+use scheduler::Scheduler;
+use telemetry::Metrics;
+
+use crate::audit::AuditLog;
+use crate::{AuditEntry, Caller, IdempotencyStore, Page, PageRequest, Problem, ProblemKind, Role};
+
+/// How many writes the audit log keeps where the program says nothing.
+const AUDIT_ENTRIES: usize = 10_000;
+
+/// Every operation that an operator has, once. A clone is the same host's.
+///
+/// Each method checks what the caller may do, then what was sent, and changes nothing if either is wrong.
+/// Every write is in the audit log, refused ones too.
+#[derive(Clone)]
+pub struct Management {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) clock: SharedClock,
+    pub(crate) node: String,
+    pub(crate) product: Product,
+    pub(crate) started_at: Timestamp,
+    pub(crate) scheduler: Option<Scheduler>,
+    metrics: Option<Metrics>,
+    audit: AuditLog,
+    idempotency: IdempotencyStore,
+    pub(crate) draining: AtomicBool,
+}
+
+/// What runs here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Product {
+    pub(crate) name: String,
+    pub(crate) version: String,
+}
+
+impl Management {
+    /// Begins to put a facade together. What is left out answers `not_available`.
+    pub fn builder() -> ManagementBuilder {
+        ManagementBuilder::default()
+    }
+
+    /// The text for a scraper.
+    ///
+    /// # Errors
+    ///
+    /// For callers without a role, and where the host has no metrics.
+    pub fn metrics(&self, caller: &Caller, format: telemetry::Format) -> Result<String, Problem> {
+        caller.require(Role::Viewer)?;
+        Ok(self.inner.metrics.as_ref().ok_or_else(|| not_available("metrics"))?.render(format))
+    }
+
+    /// The writes of late, the newest first.
+    ///
+    /// # Errors
+    ///
+    /// For callers below `admin`, and for a cursor that is none.
+    pub fn audit(&self, caller: &Caller, page: &PageRequest) -> Result<Page<AuditEntry>, Problem> {
+        caller.require(Role::Admin)?;
+        self.inner.audit.page(page)
+    }
+
+    /// The answers to writes that carried a key.
+    #[must_use]
+    pub fn idempotency(&self) -> &IdempotencyStore {
+        &self.inner.idempotency
+    }
+
+    /// The host's clock.
+    #[must_use]
+    pub fn clock(&self) -> &SharedClock {
+        &self.inner.clock
+    }
+
+    /// Lets readiness fail, first thing at shutdown, so that no balancer sends new requests here.
+    pub fn begin_shutdown(&self) {
+        self.inner.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether the host is on its way down.
+    #[must_use]
+    pub fn is_shutting_down(&self) -> bool {
+        self.inner.draining.load(Ordering::Acquire)
+    }
+
+    /// Checks the role, does a write, and records it either way.
+    pub(crate) async fn audited<T>(
+        &self,
+        caller: &Caller,
+        role: Role,
+        action: &'static str,
+        target: &str,
+        work: impl Future<Output = Result<T, Problem>>,
+    ) -> Result<T, Problem> {
+        let outcome = match caller.require(role) {
+            Ok(()) => work.await,
+            Err(refused) => Err(refused),
+        };
+        self.inner.audit.record(caller, action, target, &outcome);
+        outcome
+    }
+}
+
+pub(crate) fn not_available(what: &str) -> Problem {
+    Problem::new(ProblemKind::NotAvailable, format!("this host has no {what}"))
+}
+
+impl fmt::Debug for Management {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Management").field("node", &self.inner.node).finish_non_exhaustive()
+    }
+}
+
+/// Puts a [`Management`] together.
+#[derive(Debug)]
+#[must_use]
+pub struct ManagementBuilder {
+    clock: SharedClock,
+    node: String,
+    product: Product,
+    scheduler: Option<Scheduler>,
+    metrics: Option<Metrics>,
+    audit_entries: usize,
+}
+
+impl Default for ManagementBuilder {
+    fn default() -> Self {
+        Self {
+            clock: SystemClock::shared(),
+            node: "local".to_owned(),
+            product: Product { name: "gantry".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
+            scheduler: None,
+            metrics: None,
+            audit_entries: AUDIT_ENTRIES,
+        }
+    }
+}
+
+impl ManagementBuilder {
+    /// The host's clock.
+    pub fn clock(mut self, clock: SharedClock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// The name of this node.
+    pub fn node(mut self, name: impl Into<String>) -> Self {
+        self.node = name.into();
+        self
+    }
+
+    /// The name and version of the program.
+    pub fn product(mut self, name: impl Into<String>, version: impl Into<String>) -> Self {
+        self.product = Product { name: name.into(), version: version.into() };
+        self
+    }
+
+    /// What runs tasks.
+    pub fn scheduler(mut self, scheduler: Scheduler) -> Self {
+        self.scheduler = Some(scheduler);
+        self
+    }
+
+    /// What is measured.
+    pub fn metrics(mut self, metrics: Metrics) -> Self {
+        self.metrics = Some(metrics);
+        self
+    }
+
+    /// How many writes the audit log keeps.
+    pub fn audit_entries(mut self, entries: usize) -> Self {
+        self.audit_entries = entries;
+        self
+    }
+
+    /// The facade.
+    #[must_use]
+    pub fn build(self) -> Management {
+        Management {
+            inner: Arc::new(Inner {
+                started_at: self.clock.now(),
+                audit: AuditLog::new(self.clock.clone(), self.audit_entries),
+                idempotency: IdempotencyStore::new(self.clock.clone()),
+                clock: self.clock,
+                node: self.node,
+                product: self.product,
+                scheduler: self.scheduler,
+                metrics: self.metrics,
+                draining: AtomicBool::new(false),
+            }),
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! Tasks and their runs.
+
+use runtime::Timestamp;
+use scheduler::{
+    ExecutorInfo, RunId, RunView, ScheduleSpec, Scheduler, SchedulerStatus, TaskFilter, TaskSpec, TaskView,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::management::not_available;
+use crate::{Caller, Management, Page, PageRequest, Problem, Role};
+
+/// How many times a preview shows where the caller says nothing.
+const PREVIEW_DEFAULT: u32 = 5;
+/// How many times a preview shows at the most.
+const PREVIEW_MAX: u32 = 100;
+
+/// Which times to show.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PreviewRequest {
+    /// The schedule.
+    pub schedule: ScheduleSpec,
+    /// How many times; 5 where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 100, default = 5)]
+    pub count: Option<u32>,
+    /// Times after this one; now where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Timestamp>,
+}
+
+/// What a task is run with, out of its turn.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TriggerRequest {
+    /// What the executor gets, in place of the task's own payload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<Value>,
+}
+
+/// A task's place in the graph.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TaskNode {
+    /// The task's id.
+    pub id: String,
+    /// Its state.
+    pub status: scheduler::TaskStatus,
+    /// What runs it.
+    pub executor: String,
+}
+
+/// That a task runs after another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TaskEdge {
+    /// The task that runs first.
+    pub from: String,
+    /// The task that runs after it.
+    pub to: String,
+    /// How the first one's run must have ended.
+    pub on: scheduler::AfterCondition,
+}
+
+/// Which tasks run after which.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TaskGraph {
+    /// The tasks, up to 1000.
+    pub nodes: Vec<TaskNode>,
+    /// What binds them.
+    pub edges: Vec<TaskEdge>,
+    /// How many tasks there are.
+    pub total: u64,
+}
+
+impl Management {
+    fn scheduler(&self) -> Result<&Scheduler, Problem> {
+        self.inner.scheduler.as_ref().ok_or_else(|| not_available("scheduler"))
+    }
+
+    /// The scheduler as it stands.
+    ///
+    /// # Errors
+    ///
+    /// For callers without a role, and where the host has no scheduler.
+    pub fn scheduler_status(&self, caller: &Caller) -> Result<SchedulerStatus, Problem> {
+        caller.require(Role::Viewer)?;
+        Ok(self.scheduler()?.status())
+    }
+
+    /// Tasks, by id.
+    ///
+    /// # Errors
+    ///
+    /// For callers without a role, and for a cursor that is none.
+    pub async fn tasks(
+        &self,
+        caller: &Caller,
+        filter: &TaskFilter,
+        page: &PageRequest,
+    ) -> Result<Page<TaskView>, Problem> {
+        caller.require(Role::Viewer)?;
+        Ok(self.scheduler()?.list(filter, &page.into()).await?.into())
+    }
+
+    /// One task.
+    ///
+    /// # Errors
+    ///
+    /// `not_found`.
+    pub async fn task(&self, caller: &Caller, id: &str) -> Result<TaskView, Problem> {
+        caller.require(Role::Viewer)?;
+        Ok(self.scheduler()?.get(id).await?)
+    }
+
+    /// Makes a task.
+    ///
+    /// # Errors
+    ///
+    /// `invalid_field`, or `already_exists`; no task is left behind then.
+    pub async fn create_task(&self, caller: &Caller, spec: TaskSpec) -> Result<TaskView, Problem> {
+        let target = spec.id.clone();
+        self.audited(caller, Role::Operator, "task.create", &target, async {
+            Ok(self.scheduler()?.create(spec).await?)
+        })
+        .await
+    }
+
+    /// Gives a task another definition; its counters and its records stay.
+    ///
+    /// # Errors
+    ///
+    /// `not_found`, `invalid_field`, or `precondition_failed` where its version is not `if_version`.
+    pub async fn replace_task(
+        &self,
+        caller: &Caller,
+        id: &str,
+        mut spec: TaskSpec,
+        if_version: Option<u64>,
+    ) -> Result<TaskView, Problem> {
+        self.audited(caller, Role::Operator, "task.replace", id, async {
+            if spec.id.is_empty() {
+                id.clone_into(&mut spec.id);
+            } else if spec.id != id {
+                return Err(Problem::invalid("id", "is not the id in the path, and an id does not change"));
+            }
+            Ok(self.scheduler()?.replace(id, spec, if_version).await?)
+        })
+        .await
+    }
+
+    /// Takes a task away, and ends its runs.
+    ///
+    /// # Errors
+    ///
+    /// `not_found`, `in_use`, or `precondition_failed`.
+    pub async fn remove_task(
+        &self,
+        caller: &Caller,
+        id: &str,
+        if_version: Option<u64>,
+    ) -> Result<TaskView, Problem> {
+        self.audited(caller, Role::Operator, "task.remove", id, async {
+            Ok(self.scheduler()?.remove(id, if_version).await?)
+        })
+        .await
+    }
+
+    /// Keeps a task from running until it is resumed.
+    ///
+    /// # Errors
+    ///
+    /// `not_found`, or `invalid_state`.
+    pub async fn pause_task(&self, caller: &Caller, id: &str) -> Result<TaskView, Problem> {
+        self.audited(caller, Role::Operator, "task.pause", id, async {
+            Ok(self.scheduler()?.pause(id).await?)
+        })
+        .await
+    }
+
+    /// Lets a paused task run again.
+    ///
+    /// # Errors
+    ///
+    /// `not_found`, or `invalid_state`.
+    pub async fn resume_task(&self, caller: &Caller, id: &str) -> Result<TaskView, Problem> {
+        self.audited(caller, Role::Operator, "task.resume", id, async {
+            Ok(self.scheduler()?.resume(id).await?)
+        })
+        .await
+    }
+
+    /// Ends a task and its active runs; it stays to be looked at.
+    ///
+    /// # Errors
+    ///
+    /// `not_found`, or `invalid_state`.
+    pub async fn cancel_task(&self, caller: &Caller, id: &str) -> Result<TaskView, Problem> {
+        self.audited(caller, Role::Operator, "task.cancel", id, async {
+            Ok(self.scheduler()?.cancel(id).await?)
+        })
+        .await
+    }
+
+    /// Runs a task now, out of its turn.
+    ///
+    /// # Errors
+    ///
+    /// `not_found`, or `invalid_state`.
+    pub async fn trigger_task(
+        &self,
+        caller: &Caller,
+        id: &str,
+        request: TriggerRequest,
+    ) -> Result<RunView, Problem> {
+        self.audited(caller, Role::Operator, "task.trigger", id, async {
+            Ok(self.scheduler()?.trigger(id, request.payload).await?)
+        })
+        .await
+    }
+
+    /// A task's runs, the newest first.
+    ///
+    /// # Errors
+    ///
+    /// `not_found`.
+    pub async fn task_runs(
+        &self,
+        caller: &Caller,
+        id: &str,
+        page: &PageRequest,
+    ) -> Result<Page<RunView>, Problem> {
+        caller.require(Role::Viewer)?;
+        Ok(self.scheduler()?.runs(id, &page.into()).await?.into())
+    }
+
+    /// One run.
+    ///
+    /// # Errors
+    ///
+    /// `not_found`, also for what cannot be the id of a run.
+    pub async fn run(&self, caller: &Caller, id: &str) -> Result<RunView, Problem> {
+        caller.require(Role::Viewer)?;
+        let run: RunId = id.parse().map_err(|_| Problem::not_found("run", id))?;
+        Ok(self.scheduler()?.run(run).await?)
+    }
+
+    /// The next times of a schedule; nothing is created.
+    ///
+    /// # Errors
+    ///
+    /// `invalid_field`.
+    pub fn preview(&self, caller: &Caller, request: &PreviewRequest) -> Result<Vec<Timestamp>, Problem> {
+        caller.require(Role::Viewer)?;
+        let count = request.count.unwrap_or(PREVIEW_DEFAULT);
+        if !(1..=PREVIEW_MAX).contains(&count) {
+            return Err(Problem::invalid("count", format!("must be between 1 and {PREVIEW_MAX}")));
+        }
+        let from = request.from.unwrap_or_else(|| self.inner.clock.now());
+        Ok(self.scheduler()?.preview(&request.schedule, count as usize, Some(from))?)
+    }
+
+    /// What can run tasks.
+    ///
+    /// # Errors
+    ///
+    /// For callers without a role, and where the host has no scheduler.
+    pub fn executors(&self, caller: &Caller) -> Result<Vec<ExecutorInfo>, Problem> {
+        caller.require(Role::Viewer)?;
+        Ok(self.scheduler()?.executors())
+    }
+
+    /// Which tasks run after which. Of more than 1000 tasks, the first 1000 by id.
+    ///
+    /// # Errors
+    ///
+    /// For callers without a role, and where the host has no scheduler.
+    pub async fn task_graph(&self, caller: &Caller) -> Result<TaskGraph, Problem> {
+        let page = PageRequest::new(Some(crate::PAGE_MAX as u64), None)?;
+        let tasks = self.tasks(caller, &TaskFilter::default(), &page).await?;
+        let total = tasks.total;
+        let mut graph = TaskGraph { nodes: Vec::with_capacity(tasks.items.len()), edges: Vec::new(), total };
+        for task in tasks.items {
+            for after in task.after {
+                graph.edges.push(TaskEdge { from: after.task, to: task.id.clone(), on: after.on });
+            }
+            graph.nodes.push(TaskNode { id: task.id, status: task.status, executor: task.executor });
+        }
+        Ok(graph)
+    }
+}
