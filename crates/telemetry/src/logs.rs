@@ -3,8 +3,10 @@
 mod filter;
 mod format;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use tracing::level_filters::LevelFilter;
+use tracing_log::AsLog;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::{Registry, reload};
 
@@ -16,19 +18,19 @@ pub use format::{LogFormat, UnknownLogFormat};
 #[derive(Clone, Debug)]
 pub struct LogLevels {
     reload: reload::Handle<Targets, Registry>,
-    now: Arc<std::sync::Mutex<LogFilter>>,
+    now: Arc<Mutex<LogFilter>>,
 }
 
 impl LogLevels {
     pub(crate) fn new(filter: LogFilter) -> (Self, reload::Layer<Targets, Registry>) {
         let (layer, reload) = reload::Layer::new(filter.targets());
-        (Self { reload, now: Arc::new(std::sync::Mutex::new(filter)) }, layer)
+        (Self { reload, now: Arc::new(Mutex::new(filter)) }, layer)
     }
 
     /// What is logged now.
     #[must_use]
     pub fn current(&self) -> LogFilter {
-        self.now.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.now.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Logs by `filter` from now on, and answers what went before.
@@ -38,8 +40,10 @@ impl LogLevels {
     /// [`LogLevelsGone`] if the subscriber that this handle belongs to is no more.
     pub fn set(&self, filter: LogFilter) -> Result<LogFilter, LogLevelsGone> {
         // Held across both steps, so that two callers leave behind the filter and the text of one of them.
-        let mut now = self.now.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         self.reload.reload(filter.targets()).map_err(|_| LogLevelsGone)?;
+        // The `log` crate has a ceiling of its own, which was set when the subscriber was installed.
+        tracing_log::log::set_max_level(LevelFilter::current().as_log());
         Ok(std::mem::replace(&mut *now, filter))
     }
 }

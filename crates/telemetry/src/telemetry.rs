@@ -178,6 +178,9 @@ impl TelemetryBuilder {
     /// Builds it, and makes it the telemetry of the process: what is said through `tracing`, `log` and
     /// `metrics` goes here from now on.
     ///
+    /// Do it first thing: a counter, gauge or histogram that somebody took from the facade before counts
+    /// nothing, ever.
+    ///
     /// # Errors
     ///
     /// If the process has a subscriber, a logger or a recorder already. Found out one after the other:

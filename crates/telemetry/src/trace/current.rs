@@ -6,7 +6,7 @@ use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::Interest;
-use tracing::{Level, Metadata, Span, Subscriber};
+use tracing::{Level, Metadata, Subscriber, dispatcher};
 use tracing_subscriber::Registry;
 use tracing_subscriber::layer::{Context, Filter, Layer};
 use tracing_subscriber::registry::{LookupSpan, Scope};
@@ -23,12 +23,12 @@ impl TraceContext {
     /// subscriber.
     #[must_use]
     pub fn current() -> Option<Self> {
-        Span::current()
-            .with_subscriber(|(id, dispatch)| {
-                let registry = dispatch.downcast_ref::<Registry>()?;
-                innermost(registry.span(id)?.scope())
-            })
-            .flatten()
+        // Not by `Span::current()`, which takes a reference to the span, and gives it back.
+        dispatcher::get_default(|dispatch| {
+            let current = dispatch.current_span();
+            let registry = dispatch.downcast_ref::<Registry>()?;
+            innermost(registry.span(current.id()?)?.scope())
+        })
     }
 }
 
