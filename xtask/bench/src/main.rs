@@ -27,6 +27,9 @@
 #![allow(dead_code, reason = "the suites that use the rest of the harness arrive with their crates")]
 
 mod harness;
+mod http;
+mod server;
+mod start;
 mod suites;
 
 use std::path::PathBuf;
@@ -48,6 +51,8 @@ struct Options {
     plan: Plan,
     /// Measure one contender of one row once and print the sample: what an isolated row starts.
     probe: Option<(String, Contender)>,
+    /// Be a bare server of this kind with this answer: what the `http` suite starts.
+    bare: Option<(String, String)>,
 }
 
 fn main() -> ExitCode {
@@ -63,7 +68,7 @@ fn main() -> ExitCode {
 /// Reads the command line; `None` where help was asked for and given.
 fn parse(mut parser: lexopt::Parser) -> anyhow::Result<Option<Options>> {
     let (mut suites, mut only, mut json, mut list) = (Vec::new(), Vec::new(), None, false);
-    let (mut quick, mut rounds, mut probe) = (false, None, None);
+    let (mut quick, mut rounds, mut probe, mut bare) = (false, None, None, None);
     while let Some(argument) = parser.next()? {
         match argument {
             Long("quick") => quick = true,
@@ -74,6 +79,10 @@ fn parse(mut parser: lexopt::Parser) -> anyhow::Result<Option<Options>> {
             Long("probe") => {
                 let id = parser.value()?.string()?;
                 probe = Some((id, parser.value()?.parse::<Contender>()?));
+            }
+            Long("bare") => {
+                let kind = parser.value()?.string()?;
+                bare = Some((kind, parser.value()?.string()?));
             }
             Short('h') | Long("help") => {
                 print!("{HELP}");
@@ -87,13 +96,18 @@ fn parse(mut parser: lexopt::Parser) -> anyhow::Result<Option<Options>> {
         bail!("--rounds: at least one round is needed");
     }
     let plan = Plan::new(quick, rounds);
-    Ok(Some(Options { suites, only, json, list, plan, probe }))
+    Ok(Some(Options { suites, only, json, list, plan, probe, bare }))
 }
 
 fn run(options: &Options) -> anyhow::Result<()> {
     if let Some((id, contender)) = &options.probe {
         let rows = suites::all().into_iter().flat_map(|suite| suite.rows(&options.plan));
         return harness::probe(rows, id, *contender, &options.plan);
+    }
+    if let Some((kind, answer)) = &options.bare {
+        // As many as a runtime takes by default.
+        let workers = std::thread::available_parallelism()?.get();
+        return harness::block_on(workers, http::serve_bare(kind, answer));
     }
     let chosen = suites::named(&options.suites)?;
     let selected =

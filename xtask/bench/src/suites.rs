@@ -3,6 +3,7 @@
 use anyhow::bail;
 
 use crate::harness::{Plan, Row};
+use crate::{http, start};
 
 /// A named list of rows.
 pub(crate) struct Suite {
@@ -38,13 +39,14 @@ impl Suite {
 
 /// Every suite.
 pub(crate) fn all() -> Vec<Suite> {
+    let rows = |name, rows| Suite { name, content: Content::Rows(rows) };
     let pending = |name, why| Suite { name, content: Content::Pending(why) };
     vec![
         pending("bus", "no rows yet"),
         pending("scheduler", "no rows yet"),
-        pending("http", "no rows yet"),
+        rows("http", http::rows),
         pending("integrations", "arrives with the Redis, Kafka and etcd adapters"),
-        pending("start", "no rows yet"),
+        rows("start", start::rows),
     ]
 }
 

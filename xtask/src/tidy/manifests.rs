@@ -54,12 +54,13 @@ fn shared_dependencies(manifest: &str) -> Vec<&str> {
     of_section.filter_map(|(_, _, line)| Some(key(line)?.0)).collect()
 }
 
-/// The dependencies of a member: line number, name, and whether the version is the workspace's.
+/// The dependencies of a member: line number, name, and whether the version is the workspace's. One on
+/// itself, for features that only its tests turn on, has none.
 fn dependencies(manifest: &str) -> impl Iterator<Item = (usize, &str, bool)> {
     let own = lines(manifest).filter(|(_, section, _)| section.ends_with("dependencies"));
     own.filter_map(|(number, _, line)| {
         let (name, rest) = key(line)?;
-        Some((number, name, rest.contains("workspace = true")))
+        (!rest.contains("path = \".\"")).then(|| (number, name, rest.contains("workspace = true")))
     })
 }
 
@@ -99,5 +100,8 @@ mod tests {
         let found = check("[dependencies]\nserde = \"1\"\ntokio.workspace = true\n");
         assert!(found.contains("crates/a/Cargo.toml:2: `serde` does not inherit its version"), "{found}");
         assert!(found.contains("does not inherit the lints"), "{found}");
+        let on_itself = "[dependencies]\nserde.workspace = true\ntokio.workspace = true\n\n\
+                         [dev-dependencies]\na = { path = \".\" }\n\n[lints]\nworkspace = true\n";
+        assert_eq!(check(on_itself), "");
     }
 }

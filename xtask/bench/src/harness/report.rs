@@ -24,6 +24,9 @@ pub(crate) fn text(row: &Measured) -> String {
     }
     if let Some(reference) = &row.reference {
         line("reference", with_unit(&reference.figures), &reference.name);
+        for (name, spread) in &reference.details {
+            line(&format!("· {name}"), with_unit(spread), "");
+        }
         let Spread { median, low, high } = reference.ratio;
         line("ratio", format!("{median:.3}  ({low:.3} – {high:.3})"), "");
     }
@@ -84,7 +87,7 @@ mod tests {
     }
 
     fn beside(ratio: f64) -> Option<Reference> {
-        Some(Reference { name: "raw".to_owned(), figures: at(40.0), ratio: at(ratio) })
+        Some(Reference { name: "raw".to_owned(), figures: at(40.0), details: Vec::new(), ratio: at(ratio) })
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Rounds: ours and the reference in turn.
 
-use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
 use std::process::{Command, Stdio};
 use std::str::FromStr;
 use std::time::Instant;
@@ -54,6 +54,7 @@ pub(crate) struct Measured {
 pub(super) struct Reference {
     pub(super) name: String,
     pub(super) figures: Spread,
+    pub(super) details: Vec<(String, Spread)>,
     /// Ours divided by the reference, round by round.
     pub(super) ratio: Spread,
 }
@@ -66,57 +67,96 @@ impl Measured {
 
 /// Runs all rounds of a row, telling on standard error which one it is at.
 pub(crate) fn measure(mut row: Row, plan: &Plan) -> anyhow::Result<Measured> {
-    let started = Instant::now();
+    let progress = Progress { id: row.id, started: Instant::now(), shown: std::io::stderr().is_terminal() };
     let both: &[Contender] = match row.reference {
         Some(_) => &[Contender::Ours, Contender::Reference],
         None => &[Contender::Ours],
     };
     if row.warm_up {
-        eprint!("{}: warm-up", row.id);
+        progress.show("warm-up");
         for contender in both {
             once(&mut row, *contender, plan)?;
         }
-        eprint!("\r");
     }
 
-    let (mut ours, mut theirs, mut details) =
-        (Vec::new(), Vec::new(), BTreeMap::<_, (usize, Vec<f64>)>::new());
+    let (mut ours, mut theirs) = (Figures::default(), Figures::default());
     for round in 0..plan.rounds() {
-        eprint!("{}: round {} of {}, {:.0?} so far ", row.id, round + 1, plan.rounds(), started.elapsed());
+        progress.show(&format!("round {} of {}", round + 1, plan.rounds()));
         // Who goes first changes from round to round, so that a machine that slows down harms both alike.
         let turn = both.iter().cycle().skip(round % both.len()).take(both.len());
         for contender in turn {
             let sample = once(&mut row, *contender, plan)?;
             match contender {
-                Contender::Reference => theirs.push(sample.value),
-                Contender::Ours => {
-                    ours.push(sample.value);
-                    for (at, (name, value)) in sample.details.into_iter().enumerate() {
-                        details.entry(name).or_insert((at, Vec::new())).1.push(value);
-                    }
-                }
+                Contender::Ours => ours.add(sample),
+                Contender::Reference => theirs.add(sample),
             }
         }
-        eprint!("\r\x1b[K");
     }
+    progress.end();
 
-    let ratios: Vec<f64> = ours.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs).collect();
-    let reference = match (row.reference, Spread::of(&theirs), Spread::of(&ratios)) {
-        (Some((name, _)), Some(figures), Some(ratio)) => Some(Reference { name, figures, ratio }),
+    let ratios: Vec<f64> =
+        ours.values.iter().zip(&theirs.values).map(|(ours, theirs)| ours / theirs).collect();
+    let reference = match (row.reference, Spread::of(&theirs.values), Spread::of(&ratios)) {
+        (Some((name, _)), Some(figures), Some(ratio)) => {
+            Some(Reference { name, figures, details: theirs.details(), ratio })
+        }
         _ => None,
     };
-    let mut details: Vec<_> = details.into_iter().collect();
-    details.sort_by_key(|(_, (at, _))| *at);
     Ok(Measured {
         id: row.id,
         what: row.what,
         unit: row.unit,
         goal: row.goal,
         rounds: plan.rounds(),
-        ours: Spread::of(&ours).context("no round was run")?,
-        details: details.into_iter().filter_map(|(name, (_, v))| Some((name, Spread::of(&v)?))).collect(),
+        ours: Spread::of(&ours.values).context("no round was run")?,
+        details: ours.details(),
         reference,
     })
+}
+
+/// One contender's rounds.
+#[derive(Default)]
+struct Figures {
+    values: Vec<f64>,
+    /// In the order in which a round names them.
+    details: Vec<(String, Vec<f64>)>,
+}
+
+impl Figures {
+    fn add(&mut self, sample: Sample) {
+        self.values.push(sample.value);
+        for (name, value) in sample.details {
+            match self.details.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, values)) => values.push(value),
+                None => self.details.push((name, vec![value])),
+            }
+        }
+    }
+
+    fn details(self) -> Vec<(String, Spread)> {
+        self.details.into_iter().filter_map(|(name, values)| Some((name, Spread::of(&values)?))).collect()
+    }
+}
+
+/// One line that is written over, for a person who waits.
+struct Progress {
+    id: &'static str,
+    started: Instant,
+    shown: bool,
+}
+
+impl Progress {
+    fn show(&self, at: &str) {
+        if self.shown {
+            eprint!("\r\x1b[K{}: {at}, {} s so far", self.id, self.started.elapsed().as_secs());
+        }
+    }
+
+    fn end(&self) {
+        if self.shown {
+            eprint!("\r\x1b[K");
+        }
+    }
 }
 
 /// Does one measurement, in a process of its own where the row asks for that.
