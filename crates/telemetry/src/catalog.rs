@@ -19,7 +19,8 @@ pub struct Described {
     pub labels: &'static [&'static str],
     /// What it means, one sentence.
     pub help: &'static str,
-    /// The upper bounds of its buckets, if it is a histogram and wants others than the default.
+    /// The upper bounds of its buckets, if it is a histogram and wants others than the default; what makes
+    /// no [`Buckets`] is not used.
     pub buckets: &'static [f64],
 }
 

@@ -40,7 +40,8 @@ const SERIES_MAX: usize = 2_000;
 ///
 /// Bounds: a metric has at most [`MetricsBuilder::series_limit`] sets of labels; what exceeds it goes to
 /// one series with the label `otel_metric_overflow="true"` and is counted in
-/// `telemetry_series_overflow_total{metric}`. There are at most 1,024 names. Names and labels that the
+/// `telemetry_series_overflow_total{metric}`; increments add up there, of absolute counts it shows the
+/// highest. There are at most 1,024 names. Names and labels that the
 /// formats do not allow are made to fit, label values are cut at 256 bytes.
 #[derive(Clone)]
 pub struct Metrics {

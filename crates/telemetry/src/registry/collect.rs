@@ -9,7 +9,13 @@ use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, Share
 
 use super::{Inner, Metrics};
 
+/// Panics are counted by the names of no more collectors than this.
+const PANICS_MAX: usize = 1_024;
+
 type Collect = Box<dyn Fn() + Send + Sync>;
+
+/// For each collector, the run whose reports are the present ones: older ones are to go.
+pub(super) type Reported = BTreeMap<u64, u64>;
 
 /// Who asks for a series: code at large, or a collector in one of its runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,17 +59,22 @@ impl Collectors {
         self.last.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    fn has(&self, id: u64) -> bool {
+        self.lock().contains_key(&id)
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Collector>>> {
         self.registered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note_panic(&self, name: &str) {
         let mut panics = self.panics.lock().unwrap_or_else(PoisonError::into_inner);
-        *panics.entry(name.to_owned()).or_default() += 1;
+        let has_room = panics.len() < PANICS_MAX || panics.contains_key(name);
+        *panics.entry(if has_room { name } else { "others" }.to_owned()).or_default() += 1;
     }
 }
 
-/// Runs each collector once, with `metrics` as its recorder.
+/// Runs each collector once, with `metrics` as its recorder, and takes out what they no longer report.
 ///
 /// Two snapshots at a time run them twice: a collector copies totals, which is the same done once or
 /// twice, and a lock here would let one that takes a snapshot itself wait for itself.
@@ -71,16 +82,35 @@ pub(super) fn run_all(metrics: &Metrics) {
     let collectors = &metrics.inner.collectors;
     // Copied out: a collector may register another, or be taken out meanwhile.
     let registered: Vec<_> = collectors.lock().iter().map(|(id, one)| (*id, Arc::clone(one))).collect();
+    let mut reported = Reported::new();
     for (id, collector) in registered {
+        if !collectors.has(id) {
+            continue;
+        }
+        collector.run(id, metrics, &mut reported);
+        // Taken out while it ran: what it has just reported goes too.
+        if !collectors.has(id) {
+            reported.insert(id, u64::MAX);
+        }
+    }
+    metrics.inner.tables.retire(&reported);
+}
+
+impl Collector {
+    /// Runs once, and notes in `reported` which run that was, unless it panicked.
+    fn run(&self, id: u64, metrics: &Metrics, reported: &mut Reported) {
+        let collectors = &metrics.inner.collectors;
         let by = Reporter { collector: id, run: collectors.next() };
         let recorder = CollectorRecorder { metrics, by };
-        let run = || metrics::with_local_recorder(&recorder, || (collector.collect)());
+        let run = || metrics::with_local_recorder(&recorder, || (self.collect)());
         match catch_unwind(AssertUnwindSafe(run)) {
-            Ok(()) => metrics.inner.tables.retire(by),
+            Ok(()) => {
+                reported.insert(id, by.run);
+            }
             Err(panic) => {
-                collectors.note_panic(&collector.name);
+                collectors.note_panic(&self.name);
                 tracing::error!(
-                    collector = %collector.name,
+                    collector = %self.name,
                     panic = %runtime::panic_message(panic.as_ref()),
                     "metrics collector panicked"
                 );
@@ -122,6 +152,8 @@ impl Recorder for CollectorRecorder<'_> {
 }
 
 /// Keeps a collector registered; dropping it takes the collector out, with what it alone reported.
+///
+/// No run begins after that; one that has begun on another thread goes on to its end.
 #[derive(Debug)]
 #[must_use = "dropping the guard takes the collector out"]
 pub struct CollectorGuard {
@@ -144,7 +176,7 @@ impl Drop for CollectorGuard {
     fn drop(&mut self) {
         if let Some(inner) = self.inner.upgrade() {
             let removed = inner.collectors.lock().remove(&self.id);
-            inner.tables.retire(Reporter { collector: self.id, run: u64::MAX });
+            inner.tables.retire(&Reported::from([(self.id, u64::MAX)]));
             // After the lock is gone: dropping a collector drops what it captured.
             drop(removed);
         }

@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use metrics::{Key, Unit};
 
-use super::collect::Reporter;
+use super::collect::{Reported, Reporter};
 use crate::catalog::{Described, default_buckets};
 use crate::histogram::{Buckets, ExemplarSource, HistogramCell};
 use crate::names::{label_set, metric_name};
@@ -77,10 +77,10 @@ impl Entry {
         }
     }
 
-    fn is_stale_for(&self, by: Reporter) -> bool {
-        self.collector.load(Ordering::Relaxed) == by.collector
-            && self.run.load(Ordering::Relaxed) < by.run
-            && !self.cell.is_held()
+    fn is_stale(&self, reported: &Reported) -> bool {
+        reported
+            .get(&self.collector.load(Ordering::Relaxed))
+            .is_some_and(|present| self.run.load(Ordering::Relaxed) < *present && !self.cell.is_held())
     }
 }
 
@@ -210,9 +210,9 @@ impl Tables {
         }
     }
 
-    /// Takes out the series that `by`'s collector reported before and not in this run.
-    pub(super) fn retire(&self, by: Reporter) {
-        let stale = |entry: &Arc<Entry>| entry.is_stale_for(by);
+    /// Takes out the series that a collector reported before, and not in its present run.
+    pub(super) fn retire(&self, reported: &Reported) {
+        let stale = |entry: &Arc<Entry>| entry.is_stale(reported);
         // Looked for under the lock that readers share: as a rule there is none.
         if !self.read_lock().groups.values().any(|group| group.series.values().any(stale)) {
             return;

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use metrics::{Counter, counter, gauge};
-use telemetry::{Format, Metrics, Telemetry};
+use telemetry::{CollectorGuard, Format, Metrics, Telemetry};
 
 use crate::Pages;
 use crate::checker::Page;
@@ -95,6 +95,20 @@ fn a_collector_may_take_a_snapshot_and_register_another() {
         .detach();
     drop(page(&metrics));
     assert_eq!(page(&metrics).value("born", &[]), 1.0);
+}
+
+#[test]
+fn a_collector_taken_out_in_its_own_run_leaves_nothing_behind() {
+    let metrics = Metrics::builder().process(false).build();
+    let guard: Arc<Mutex<Option<CollectorGuard>>> = Arc::default();
+    let own = Arc::clone(&guard);
+    let collect = move || {
+        drop(own.lock().unwrap().take());
+        gauge!("last_words").set(1.0);
+    };
+    *guard.lock().unwrap() = Some(metrics.register_collector("leaver", collect));
+    assert_eq!(page(&metrics).count("last_words"), 0);
+    assert_eq!(page(&metrics).count("last_words"), 0);
 }
 
 #[test]
