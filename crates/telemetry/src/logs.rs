@@ -5,8 +5,6 @@ mod format;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tracing::level_filters::LevelFilter;
-use tracing_log::AsLog;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::{Registry, reload};
 
@@ -42,8 +40,6 @@ impl LogLevels {
         // Held across both steps, so that two callers leave behind the filter and the text of one of them.
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         self.reload.reload(filter.targets()).map_err(|_| LogLevelsGone)?;
-        // The `log` crate has a ceiling of its own, which was set when the subscriber was installed.
-        tracing_log::log::set_max_level(LevelFilter::current().as_log());
         Ok(std::mem::replace(&mut *now, filter))
     }
 }

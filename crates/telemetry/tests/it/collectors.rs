@@ -67,6 +67,16 @@ fn what_a_collector_no_longer_reports_is_gone() {
 }
 
 #[test]
+fn a_series_that_code_at_large_uses_too_is_kept() {
+    let metrics = Metrics::builder().process(false).build();
+    let guard = metrics.register_collector("first", || counter!("shared_total").absolute(1));
+    drop(page(&metrics));
+    metrics::with_local_recorder(&metrics, || counter!("shared_total").increment(1));
+    drop(guard);
+    assert_eq!(page(&metrics).value("shared_total", &[]), 2.0);
+}
+
+#[test]
 fn a_series_somebody_holds_is_kept() {
     let metrics = Metrics::builder().process(false).build();
     let held: Arc<Mutex<Option<Counter>>> = Arc::default();

@@ -2,7 +2,7 @@
 
 use metrics::histogram;
 use telemetry::{Format, Metrics, Telemetry, TraceContext, Value};
-use tracing::info_span;
+use tracing::{debug_span, info_span};
 
 use crate::Pages;
 use crate::checker::Page;
@@ -73,6 +73,15 @@ fn a_bucket_takes_one_exemplar_between_two_snapshots() {
         record(&traces[2]);
         record(&traces[3]);
         assert!(traces_of(&metrics).contains(&Some(traces[2])));
+    });
+}
+
+#[test]
+fn spans_below_info_carry_no_context() {
+    let metrics = Metrics::builder().process(false).build();
+    inside(&metrics, "debug", || {
+        let _entered = debug_span!("detail", traceparent = %TraceContext::root(true)).entered();
+        assert_eq!(TraceContext::current(), None);
     });
 }
 

@@ -53,6 +53,7 @@ fn an_error_knows_its_trace_where_only_errors_are_logged() {
     let text = logged(LogFormat::Json, "error", |_| {
         let _entered = info_span!("request", traceparent = %trace).entered();
         info!("not wanted");
+        info!(traceparent = %trace, "no span, and not wanted either");
         error!("broken");
     });
     let lines = json(&text);
