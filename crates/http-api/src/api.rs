@@ -1,0 +1,234 @@
+//! The way of a request: from its headers to its answer.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Limited;
+use management::{Caller, Claim, Idempotent, Management, Origin, Problem, ProblemKind, StoredAnswer};
+use telemetry::TraceContext;
+use tower_service::Service;
+
+use crate::body::{AnswerBody, BoxError};
+use crate::envelope::{ErrorEnvelope, JSON, NO_STORE, Refusal};
+use crate::extract::{Scope, read_body, too_large};
+use crate::origin::{HostPolicy, check_same_origin};
+use crate::shared::Shared;
+use crate::{HttpConfig, measure, routes};
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
+
+/// How long a request id of a client may be, in bytes.
+const REQUEST_ID_LEN_MAX: usize = 128;
+
+/// Answers requests, whatever connection they came by. A clone is the same.
+#[derive(Clone)]
+pub struct Api {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    router: axum::Router,
+    shared: Arc<Shared>,
+    hosts: HostPolicy,
+    fingerprints: RandomState,
+}
+
+impl Api {
+    /// What answers for a host.
+    #[must_use]
+    pub fn new(management: Management, config: HttpConfig) -> Self {
+        let (router, openapi) = routes::all();
+        let hosts = HostPolicy::new(config.is_loopback(), &config.allowed_hosts);
+        let shared = Arc::new(Shared { management, config, openapi });
+        let router = router.with_state(Arc::clone(&shared));
+        Self { inner: Arc::new(Inner { router, shared, hosts, fingerprints: RandomState::new() }) }
+    }
+
+    pub(crate) fn config(&self) -> &HttpConfig {
+        &self.inner.shared.config
+    }
+
+    /// Answers one request. Whatever a handler does, there is an answer: a panic in it is a 500.
+    pub async fn handle<B>(&self, request: Request<B>, peer: Option<SocketAddr>) -> Response<AnswerBody>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let started = Instant::now();
+        let (parts, body) = request.into_parts();
+        let incoming = parts.headers.get(TRACEPARENT).and_then(|value| value.to_str().ok());
+        let trace = TraceContext::continued(incoming, false);
+        let trace_id = HeaderValue::try_from(trace.trace_id().to_string()).ok();
+        let request_id = parts.headers.get(REQUEST_ID).filter(|id| is_request_id(id)).cloned();
+        let method = parts.method.clone();
+        let caller = Caller::developer(Origin { transport: "http", address: peer }, trace);
+        let scope = Arc::new(Scope::new(caller));
+        let answered = AssertUnwindSafe(self.answer(parts, body, &scope)).catch_unwind().await;
+        let mut response = match answered {
+            Ok(Ok(response)) => response,
+            Ok(Err(problem)) => refused(problem),
+            Err(panic) => {
+                let panic = runtime::panic_message(&*panic);
+                tracing::error!(%trace, route = scope.template(), panic, "handler panicked");
+                refused(Problem::internal())
+            }
+        };
+        if let Some(Refusal(problem)) = response.extensions_mut().remove::<Refusal>() {
+            write_problem(&mut response, &problem, &trace);
+        }
+        let headers = response.headers_mut();
+        if let Some(trace_id) = trace_id {
+            headers.insert(REQUEST_ID, request_id.unwrap_or_else(|| trace_id.clone()));
+            headers.insert(TRACE_ID, trace_id);
+        }
+        headers.entry(header::X_CONTENT_TYPE_OPTIONS).or_insert(NOSNIFF);
+        measure::record(&method, scope.template().unwrap_or_default(), response.status(), started.elapsed());
+        response
+    }
+
+    async fn answer<B>(
+        &self,
+        parts: Parts,
+        body: B,
+        scope: &Arc<Scope>,
+    ) -> Result<Response<AnswerBody>, Problem>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        self.inner.hosts.check(&parts)?;
+        let limit = self.config().body_bytes_max;
+        // A client that says how much it will send is refused before it has sent it.
+        if body.size_hint().lower() > limit as u64 {
+            return Err(too_large());
+        }
+        check_same_origin(&parts)?;
+        let body = if body.is_end_stream() { Body::empty() } else { Body::new(Limited::new(body, limit)) };
+        if parts.headers.contains_key(IDEMPOTENCY_KEY) && !matches!(parts.method, Method::GET | Method::HEAD)
+        {
+            return self.answer_once(parts, body, scope).await;
+        }
+        Ok(self.route(parts, body, scope).await)
+    }
+
+    async fn route(&self, parts: Parts, body: Body, scope: &Arc<Scope>) -> Response<AnswerBody> {
+        let mut request = Request::from_parts(parts, body);
+        request.extensions_mut().insert(Arc::clone(scope));
+        let response = match self.inner.router.clone().call(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        };
+        response.map(AnswerBody::management)
+    }
+
+    /// Answers a write that carries a key: what has been done once is not done again.
+    async fn answer_once(
+        &self,
+        parts: Parts,
+        body: Body,
+        scope: &Arc<Scope>,
+    ) -> Result<Response<AnswerBody>, Problem> {
+        let body = read_body(body, self.config().body_timeout).await?;
+        let fingerprint = self.inner.fingerprints.hash_one((&parts.method, &parts.uri, &body));
+        let key = parts.headers.get(IDEMPOTENCY_KEY).and_then(|key| key.to_str().ok()).unwrap_or_default();
+        let store = self.inner.shared.management.idempotency();
+        let claim = match store.begin(&scope.caller.name, key, fingerprint)? {
+            Idempotent::First(claim) => claim,
+            Idempotent::Done(answer) => return Ok(replay(&answer)),
+        };
+        let response = self.route(parts, Body::from(body), scope).await;
+        Ok(keep(claim, response, &scope.caller.trace).await)
+    }
+}
+
+impl std::fmt::Debug for Api {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Api").field("management", &self.inner.shared.management).finish_non_exhaustive()
+    }
+}
+
+/// Keeps an answer for whoever repeats the request; a failure of the host's is not one.
+async fn keep(claim: Claim, response: Response<AnswerBody>, trace: &TraceContext) -> Response<AnswerBody> {
+    let mut response = response;
+    if let Some(Refusal(problem)) = response.extensions_mut().remove::<Refusal>() {
+        write_problem(&mut response, &problem, trace);
+    }
+    if response.status().is_server_error() {
+        return response;
+    }
+    let (parts, body) = response.into_parts();
+    let body = match http_body_util::BodyExt::collect(body).await {
+        Ok(body) => body.to_bytes(),
+        Err(error) => {
+            tracing::warn!(%error, "answer broke off");
+            return refused(Problem::internal());
+        }
+    };
+    claim.complete(StoredAnswer {
+        status: parts.status.as_u16(),
+        headers: parts
+            .headers
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()))
+            .collect(),
+        body: body.to_vec(),
+    });
+    Response::from_parts(parts, AnswerBody::whole(body))
+}
+
+fn replay(answer: &StoredAnswer) -> Response<AnswerBody> {
+    let mut response = Response::new(AnswerBody::whole(answer.body.clone()));
+    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
+    for (name, value) in &answer.headers {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_bytes(value)) {
+            response.headers_mut().append(name, value);
+        }
+    }
+    response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
+    response
+}
+
+fn refused(problem: Problem) -> Response<AnswerBody> {
+    let mut response = Response::new(AnswerBody::whole(Bytes::new()));
+    response.extensions_mut().insert(Refusal(problem));
+    response
+}
+
+/// Writes a problem as the answer's body.
+fn write_problem(response: &mut Response<AnswerBody>, problem: &Problem, trace: &TraceContext) {
+    let envelope = ErrorEnvelope::new(problem, trace.trace_id().to_string());
+    let body = serde_json::to_vec(&envelope).unwrap_or_default();
+    *response.status_mut() =
+        StatusCode::from_u16(problem.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, JSON);
+    headers.insert(header::CACHE_CONTROL, NO_STORE);
+    headers.remove(header::CONTENT_LENGTH);
+    if let Some(wait) = problem.retry_after {
+        // Whole seconds, and never zero, which would invite a tight loop.
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs_f64().ceil().max(1.0) as u64));
+    }
+    if problem.kind == ProblemKind::Unauthenticated {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    *response.body_mut() = AnswerBody::whole(body);
+}
+
+/// Whether an id that a client gave can be given back: visible ASCII of bounded length.
+fn is_request_id(id: &HeaderValue) -> bool {
+    let id = id.as_bytes();
+    (1..=REQUEST_ID_LEN_MAX).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
+}

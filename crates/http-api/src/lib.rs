@@ -1,0 +1,20 @@
+//! The management API of a host over HTTP, and its plugins' own routes.
+//!
+//! Layer 6.
+
+mod api;
+mod body;
+mod config;
+mod envelope;
+mod extract;
+mod measure;
+mod openapi;
+mod origin;
+mod routes;
+mod serve;
+mod shared;
+
+pub use api::Api;
+pub use body::{AnswerBody, BoxError};
+pub use config::{HttpConfig, InvalidHttpConfig};
+pub use serve::Server;

@@ -1,0 +1,215 @@
+//! Tasks and their runs.
+
+use management::{PageRequest, PreviewRequest, Problem, TaskGraph, TriggerRequest};
+use runtime::Timestamp;
+use scheduler::{ExecutorInfo, RunView, SchedulerStatus, TaskFilter, TaskSpec, TaskView};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::envelope::{Answer, Envelope, Outcome, Refusal, list_data, whole};
+use crate::extract::{Ctx, IfMatch, Json, Name, OptionalJson, PageQuery, Query};
+
+/// A task.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct TaskData {
+    task: TaskView,
+}
+
+/// A run.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RunData {
+    run: RunView,
+}
+
+/// The next times of a schedule.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct TimesData {
+    /// In their order.
+    times: Vec<Timestamp>,
+}
+
+list_data!(
+    /// Tasks.
+    TasksData, tasks, TaskView);
+list_data!(
+    /// Runs.
+    RunsData, runs, RunView);
+list_data!(
+    /// What can run tasks.
+    ExecutorsData, executors, ExecutorInfo);
+
+/// Which tasks.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct TasksQuery {
+    /// In this state: one of `pending running paused completed failed canceled`.
+    #[param(value_type = Option<scheduler::TaskStatus>)]
+    status: Option<String>,
+    /// Run by this executor.
+    executor: Option<String>,
+    /// With this text in their id or name.
+    q: Option<String>,
+    /// Registered by this plugin.
+    owner: Option<String>,
+    /// How many entries at the most.
+    #[param(minimum = 1, maximum = 1000, default = 100)]
+    limit: Option<u64>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+impl TasksQuery {
+    fn read(self) -> Result<(TaskFilter, PageRequest), Problem> {
+        let status = self.status.map(|status| read_status(&status)).transpose()?;
+        let filter = TaskFilter { status, executor: self.executor, q: self.q, owner: self.owner };
+        Ok((filter, PageRequest::new(self.limit, self.cursor)?))
+    }
+}
+
+fn read_status(text: &str) -> Result<scheduler::TaskStatus, Problem> {
+    text.parse()
+        .map_err(|error: scheduler::ParseTaskStatusError| Problem::invalid("status", error.to_string()))
+}
+
+/// Tasks, by id.
+#[utoipa::path(get, path = "/scheduler/tasks", tag = "scheduler", params(TasksQuery),
+    responses((status = 200, description = "A page of them.", body = Envelope<TasksData>)))]
+pub(crate) async fn list(ctx: Ctx, Query(query): Query<TasksQuery>) -> Outcome {
+    let (filter, page) = query.read()?;
+    Answer::ok(&TasksData::from(ctx.management().tasks(ctx.caller(), &filter, &page).await?))
+}
+
+/// Tasks in one state.
+#[utoipa::path(get, path = "/scheduler/tasks/status/{status}", tag = "scheduler",
+    params(("status" = scheduler::TaskStatus, Path, description = "The state."), PageQuery),
+    responses((status = 200, description = "A page of them.", body = Envelope<TasksData>)))]
+pub(crate) async fn list_by_status(ctx: Ctx, Name(status): Name, Query(query): Query<PageQuery>) -> Outcome {
+    let filter = TaskFilter { status: Some(read_status(&status)?), ..TaskFilter::default() };
+    Answer::ok(&TasksData::from(ctx.management().tasks(ctx.caller(), &filter, &query.page()?).await?))
+}
+
+/// Makes a task.
+#[utoipa::path(post, path = "/scheduler/tasks", tag = "scheduler", request_body = TaskSpec,
+    responses((status = 201, description = "It is there.", body = Envelope<TaskData>)))]
+pub(crate) async fn create(ctx: Ctx, Json(spec): Json<TaskSpec>) -> Outcome {
+    let task = ctx.management().create_task(ctx.caller(), spec).await?;
+    let (version, location) = (task.version, format!("/scheduler/tasks/{}", task.id));
+    Ok(Answer::created(location, &TaskData { task })?.etag(version))
+}
+
+/// One task.
+#[utoipa::path(get, path = "/scheduler/tasks/{id}", tag = "scheduler",
+    params(("id" = String, Path, description = "The task's id.")),
+    responses((status = 200, description = "The task.", body = Envelope<TaskData>)))]
+pub(crate) async fn get(ctx: Ctx, Name(id): Name) -> Outcome {
+    let task = ctx.management().task(ctx.caller(), &id).await?;
+    task_answer(task)
+}
+
+/// Gives a task another definition.
+#[utoipa::path(put, path = "/scheduler/tasks/{id}", tag = "scheduler", request_body = TaskSpec,
+    params(("id" = String, Path, description = "The task's id.")),
+    responses((status = 200, description = "The task as it is now.", body = Envelope<TaskData>)))]
+pub(crate) async fn replace(
+    ctx: Ctx,
+    Name(id): Name,
+    IfMatch(version): IfMatch,
+    Json(spec): Json<TaskSpec>,
+) -> Outcome {
+    task_answer(ctx.management().replace_task(ctx.caller(), &id, spec, version).await?)
+}
+
+/// Takes a task away.
+#[utoipa::path(delete, path = "/scheduler/tasks/{id}", tag = "scheduler",
+    params(("id" = String, Path, description = "The task's id.")),
+    responses((status = 200, description = "The task as it was.", body = Envelope<TaskData>)))]
+pub(crate) async fn remove(ctx: Ctx, Name(id): Name, IfMatch(version): IfMatch) -> Outcome {
+    Answer::ok(&TaskData { task: ctx.management().remove_task(ctx.caller(), &id, version).await? })
+}
+
+/// Keeps a task from running until it is resumed.
+#[utoipa::path(post, path = "/scheduler/tasks/{id}/pause", tag = "scheduler",
+    params(("id" = String, Path, description = "The task's id.")),
+    responses((status = 200, description = "The task as it is now.", body = Envelope<TaskData>)))]
+pub(crate) async fn pause(ctx: Ctx, Name(id): Name) -> Outcome {
+    task_answer(ctx.management().pause_task(ctx.caller(), &id).await?)
+}
+
+/// Lets a paused task run again.
+#[utoipa::path(post, path = "/scheduler/tasks/{id}/resume", tag = "scheduler",
+    params(("id" = String, Path, description = "The task's id.")),
+    responses((status = 200, description = "The task as it is now.", body = Envelope<TaskData>)))]
+pub(crate) async fn resume(ctx: Ctx, Name(id): Name) -> Outcome {
+    task_answer(ctx.management().resume_task(ctx.caller(), &id).await?)
+}
+
+/// Ends a task and its active runs.
+#[utoipa::path(post, path = "/scheduler/tasks/{id}/cancel", tag = "scheduler",
+    params(("id" = String, Path, description = "The task's id.")),
+    responses((status = 200, description = "The task as it is now.", body = Envelope<TaskData>)))]
+pub(crate) async fn cancel(ctx: Ctx, Name(id): Name) -> Outcome {
+    task_answer(ctx.management().cancel_task(ctx.caller(), &id).await?)
+}
+
+/// Runs a task now, out of its turn.
+#[utoipa::path(post, path = "/scheduler/tasks/{id}/trigger", tag = "scheduler",
+    request_body = Option<TriggerRequest>,
+    params(("id" = String, Path, description = "The task's id.")),
+    responses((status = 200, description = "The run that began.", body = Envelope<RunData>)))]
+pub(crate) async fn trigger(
+    ctx: Ctx,
+    Name(id): Name,
+    OptionalJson(body): OptionalJson<TriggerRequest>,
+) -> Outcome {
+    Answer::ok(&RunData { run: ctx.management().trigger_task(ctx.caller(), &id, body).await? })
+}
+
+/// A task's runs, the newest first.
+#[utoipa::path(get, path = "/scheduler/tasks/{id}/runs", tag = "scheduler",
+    params(("id" = String, Path, description = "The task's id."), PageQuery),
+    responses((status = 200, description = "A page of them.", body = Envelope<RunsData>)))]
+pub(crate) async fn runs(ctx: Ctx, Name(id): Name, Query(query): Query<PageQuery>) -> Outcome {
+    Answer::ok(&RunsData::from(ctx.management().task_runs(ctx.caller(), &id, &query.page()?).await?))
+}
+
+/// One run.
+#[utoipa::path(get, path = "/scheduler/runs/{run}", tag = "scheduler",
+    params(("run" = String, Path, description = "The run's id.")),
+    responses((status = 200, description = "The run.", body = Envelope<RunData>)))]
+pub(crate) async fn run(ctx: Ctx, Name(id): Name) -> Outcome {
+    Answer::ok(&RunData { run: ctx.management().run(ctx.caller(), &id).await? })
+}
+
+/// The scheduler as it stands.
+#[utoipa::path(get, path = "/scheduler/status", tag = "scheduler",
+    responses((status = 200, description = "The scheduler.", body = Envelope<SchedulerStatus>)))]
+pub(crate) async fn status(ctx: Ctx) -> Outcome {
+    Answer::ok(&ctx.management().scheduler_status(ctx.caller())?)
+}
+
+/// The next times of a schedule; nothing is created.
+#[utoipa::path(post, path = "/scheduler/preview", tag = "scheduler", request_body = PreviewRequest,
+    responses((status = 200, description = "The times.", body = Envelope<TimesData>)))]
+pub(crate) async fn preview(ctx: Ctx, Json(request): Json<PreviewRequest>) -> Outcome {
+    Answer::ok(&TimesData { times: ctx.management().preview(ctx.caller(), &request)? })
+}
+
+/// What can run tasks.
+#[utoipa::path(get, path = "/scheduler/executors", tag = "scheduler",
+    responses((status = 200, description = "All of them.", body = Envelope<ExecutorsData>)))]
+pub(crate) async fn executors(ctx: Ctx) -> Outcome {
+    Answer::ok(&ExecutorsData::from(whole(ctx.management().executors(ctx.caller())?)))
+}
+
+/// Which tasks run after which.
+#[utoipa::path(get, path = "/scheduler/graph", tag = "scheduler",
+    responses((status = 200, description = "The graph.", body = Envelope<TaskGraph>)))]
+pub(crate) async fn graph(ctx: Ctx) -> Outcome {
+    Answer::ok(&ctx.management().task_graph(ctx.caller()).await?)
+}
+
+fn task_answer(task: TaskView) -> Result<Answer, Refusal> {
+    let version = task.version;
+    Ok(Answer::ok(&TaskData { task })?.etag(version))
+}
