@@ -30,7 +30,15 @@ pub(crate) fn run(mut arguments: Vec<OsString>) -> anyhow::Result<ExitCode> {
     run_command(doc.env("RUSTDOCFLAGS", "-D warnings"))?;
     if workspace.command("cargo-deny").arg("--version").output().is_ok_and(|output| output.status.success()) {
         // Advisories need the network: a check of their own, not one of a change.
-        workspace.run_cargo(&["deny", "--all-features", "check", "bans", "licenses", "sources"])?;
+        workspace.run_cargo(&[
+            "deny",
+            "--all-features",
+            "check",
+            "--hide-inclusion-graph",
+            "bans",
+            "licenses",
+            "sources",
+        ])?;
     } else {
         left_out
             .push("bans, licences and sources of dependencies: `cargo install cargo-deny` brings the check");

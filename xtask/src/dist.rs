@@ -54,7 +54,7 @@ pub(crate) fn run(arguments: Vec<OsString>) -> anyhow::Result<ExitCode> {
     let host = host(&workspace)?;
     let time = source_time(&workspace)?;
 
-    let path = workspace.build_release(package, program)?;
+    let path = workspace.build_for_others(package, program)?;
     let mut entries = vec![Entry { name: program.to_owned(), content: read(&path)?, executable: true }];
     for (from, name) in FILES {
         let content = read(&root.join(from))?;
@@ -81,7 +81,7 @@ pub(crate) fn run(arguments: Vec<OsString>) -> anyhow::Result<ExitCode> {
     let sums = self::sums([(tarball.as_str(), packed.as_slice()), (beside.as_str(), bill.as_slice())]);
     for (name, content) in [(tarball.as_str(), &packed), (&beside, &bill), (SUMS, &sums.into_bytes())] {
         fs::write(dist.join(name), content).with_context(|| format!("write `dist/{name}`"))?;
-        println!("dist/{name}  {:.1} MB", content.len() as f64 / 1e6);
+        println!("dist/{name}  {} kB", content.len().div_ceil(1000));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -62,10 +62,29 @@ impl Workspace {
 
     /// Builds one program in release mode where it is stale, and says where it lies.
     pub(crate) fn build_release(&self, package: &str, program: &str) -> anyhow::Result<PathBuf> {
+        self.build(package, program, self.cargo(&["build", "--release"]))
+    }
+
+    /// As [`Self::build_release`] with no folder of this machine inside of the program, where a panic's
+    /// message would show it and no two machines would build the same.
+    pub(crate) fn build_for_others(&self, package: &str, program: &str) -> anyhow::Result<PathBuf> {
+        // A profile of its own, since other flags would make cargo build everything anew each time.
+        let mut command = self.cargo(&["build", "--profile", "dist"]);
+        let mut flags = std::env::var("RUSTFLAGS").unwrap_or_default();
+        let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo"));
+        let home = std::env::var_os("CARGO_HOME").map(PathBuf::from).or(home);
+        for (folder, name) in [(home.as_deref(), "/cargo"), (Some(&*self.root), "/gantry")] {
+            if let Some(folder) = folder {
+                flags += &format!(" --remap-path-prefix={}={name}", folder.display());
+            }
+        }
+        command.env("RUSTFLAGS", flags.trim_start());
+        self.build(package, program, command)
+    }
+
+    fn build(&self, package: &str, program: &str, mut command: Command) -> anyhow::Result<PathBuf> {
         eprintln!("xtask: building {program} in release mode");
-        let build = ["build", "--release", "--package", package, "--bin", program];
-        let mut command = self.cargo(&build);
-        command.arg("--message-format=json-render-diagnostics");
+        command.args(["--package", package, "--bin", program, "--message-format=json-render-diagnostics"]);
         let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("start cargo")?;
         if !output.status.success() {
             bail!("building `{program}` failed");
