@@ -1,10 +1,12 @@
 //! The metrics of this project, described once: what `/metrics` says of them, their buckets, and the
 //! page `docs/reference/metrics.md`.
 
+use std::collections::BTreeSet;
+
 use metrics::Unit;
 
 use crate::histogram::Buckets;
-use crate::snapshot::MetricKind;
+use crate::snapshot::{MetricKind, Snapshot};
 
 /// What a metric is.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -108,6 +110,34 @@ pub const CATALOG: &[Described] = &[
     ),
     gauge("scheduler_tasks_total", &["status"], "Tasks that the scheduler holds, by state."),
 ];
+
+/// Where `snapshot` and `described` do not agree: a metric of another kind, a label too many, a metric
+/// that nobody said the meaning of. For tests of programs, which want none.
+#[must_use]
+pub fn contradictions(snapshot: &Snapshot, described: &[Described]) -> Vec<String> {
+    let mut found = Vec::new();
+    for family in snapshot.families.iter().filter(|family| !family.series.is_empty()) {
+        let name = &family.name;
+        let Some(said) = described.iter().find(|said| said.name == name) else {
+            if family.help.is_empty() {
+                found.push(format!("`{name}` is described nowhere"));
+            }
+            continue;
+        };
+        if family.kind != said.kind {
+            found.push(format!(
+                "`{name}` is a {}, described as a {}",
+                family.kind.as_str(),
+                said.kind.as_str()
+            ));
+        }
+        let labels: BTreeSet<_> =
+            family.series.iter().flat_map(|one| one.labels.iter()).map(|(label, _)| label).collect();
+        let more = labels.into_iter().filter(|label| !said.labels.contains(&label.as_str()));
+        found.extend(more.map(|label| format!("`{name}` has the label `{label}`, which is not described")));
+    }
+    found
+}
 
 /// The buckets of a histogram that nobody described.
 pub(crate) fn default_buckets() -> Buckets {

@@ -52,7 +52,7 @@ mod snapshot;
 mod telemetry;
 mod trace;
 
-pub use catalog::{CATALOG, Described};
+pub use catalog::{CATALOG, Described, contradictions};
 pub use export::{BoxedLayer, ExportError, Exporter};
 pub use format::Format;
 pub use histogram::{Buckets, BucketsError};
