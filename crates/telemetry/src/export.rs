@@ -22,6 +22,10 @@ pub trait Exporter: Send + Sync + 'static {
     fn name(&self) -> &str;
 
     /// The layer through which it sees spans and events; asked for once, before anything is logged.
+    ///
+    /// A layer that gives spans ids of its own puts a [`TraceContext`](crate::TraceContext) into the
+    /// span's extensions: log lines, exemplars and [`TraceContext::current`](crate::TraceContext::current)
+    /// take it from there. It runs after the one that reads the field `traceparent`, and has the last word.
     fn layer(&self) -> Option<BoxedLayer> {
         None
     }

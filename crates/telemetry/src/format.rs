@@ -91,6 +91,13 @@ fn quality(text: &str) -> Option<u16> {
 mod tests {
     use super::*;
 
+    proptest::proptest! {
+        #[test]
+        fn any_header_gets_an_answer(accept in "([a-z/*]{0,12}[;=,q\"0-9. -]{0,6}){0,8}", text in "\\PC{0,60}") {
+            let _ = (Format::negotiate(Some(&accept)), Format::negotiate(Some(&text)));
+        }
+    }
+
     #[test]
     fn chooses_by_the_accept_header() {
         let check = |accept: &str, format| assert_eq!(Format::negotiate(Some(accept)), format, "{accept}");

@@ -157,6 +157,11 @@ mod tests {
 
     proptest! {
         #[test]
+        fn any_text_is_read_or_refused(text in "\\PC{0,80}") {
+            let _ = text.parse::<LogFilter>();
+        }
+
+        #[test]
         fn what_was_read_is_written_and_read_again(text in "[a-z_:]{0,8}(=(info|off|trace))?(,[a-z]{0,6}=debug)?") {
             if let Ok(filter) = text.parse::<LogFilter>() {
                 prop_assert_eq!(filter.to_string().parse::<LogFilter>().unwrap(), filter);

@@ -3,11 +3,12 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use telemetry::{BoxedLayer, ExportError, Exporter, Format, Metrics, Telemetry};
+use telemetry::{BoxedLayer, ExportError, Exporter, Format, LogFormat, Metrics, Telemetry, TraceContext};
 use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id};
 use tracing::{Event, Subscriber, info_span, trace};
 use tracing_subscriber::layer::{Context, Layer};
+use tracing_subscriber::registry::LookupSpan;
 
 use crate::Pages;
 
@@ -71,6 +72,48 @@ async fn an_exporter_sees_spans_events_and_metrics_at_its_own_level() {
     assert_eq!(*exporter.seen.lock().unwrap(), ["span request", "event TRACE", "jobs_total"]);
     assert_eq!(logged.text(), "", "the level of the logs is theirs alone");
     assert!(telemetry.metrics().render(Format::OpenMetrics).contains("jobs_total 1"));
+}
+
+/// Gives the spans ids of its own, as a tracing SDK does.
+struct Renaming(TraceContext);
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Renaming {
+    fn on_new_span(&self, _: &Attributes<'_>, id: &Id, ctx: Context<'_, S>) {
+        ctx.span(id).unwrap().extensions_mut().replace(self.0);
+    }
+}
+
+#[async_trait::async_trait]
+impl Exporter for Renaming {
+    fn name(&self) -> &str {
+        "renaming"
+    }
+
+    fn layer(&self) -> Option<BoxedLayer> {
+        Some(Self(self.0).boxed())
+    }
+
+    async fn shutdown(&self) -> Result<(), ExportError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn an_exporter_may_give_spans_their_ids() {
+    let own = TraceContext::root(true);
+    let logged = Pages::default();
+    let telemetry = Telemetry::builder()
+        .log_format(LogFormat::Json)
+        .log_writer(logged.clone())
+        .exporter(Arc::new(Renaming(own)))
+        .build();
+    tracing::dispatcher::with_default(telemetry.dispatch(), || {
+        let _entered = info_span!("request", traceparent = %TraceContext::root(true)).entered();
+        assert_eq!(TraceContext::current(), Some(own));
+        tracing::info!("seen");
+    });
+    let line: serde_json::Value = serde_json::from_str(&logged.text()).unwrap();
+    assert_eq!(line["trace_id"], own.trace_id().to_string());
 }
 
 struct Broken(&'static str);
