@@ -89,6 +89,8 @@ struct Inner {
     target: Option<Arc<str>>,
     time: Timestamp,
     payload: Payload,
+    /// Measured once, when the event is built.
+    data_bytes: usize,
     metadata: Metadata,
     trace: Option<TraceContext>,
     reply: Option<ReplySlot>,
@@ -186,7 +188,7 @@ impl Event {
     /// About how many bytes its data has as JSON text; nothing for a typed payload.
     #[must_use]
     pub fn data_bytes(&self) -> usize {
-        self.inner.payload.json_bytes()
+        self.inner.data_bytes
     }
 
     /// Whether both are references to one event.
@@ -213,6 +215,7 @@ impl Event {
                 source: shared.source.clone(),
                 target: shared.target.clone(),
                 time: shared.time,
+                data_bytes: shared.data_bytes,
                 payload: Payload::Shared(Self { inner: shared.clone() }),
                 metadata: shared.metadata.clone(),
                 trace: shared.trace.clone(),
@@ -346,6 +349,7 @@ impl EventBuilder {
                 target: self.target,
                 time,
                 payload: self.payload,
+                data_bytes: bytes,
                 metadata: self.metadata,
                 trace: self.trace,
                 reply: None,

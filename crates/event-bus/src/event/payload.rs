@@ -93,7 +93,7 @@ impl Payload {
         match self {
             Self::None | Self::Typed(_) => 0,
             Self::Json(value) | Self::Base64(value) => json_bytes(value),
-            Self::Shared(event) => event.payload().json_bytes(),
+            Self::Shared(event) => event.data_bytes(),
         }
     }
 }
