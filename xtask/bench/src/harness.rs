@@ -1,14 +1,18 @@
 //! What every suite shares: rows, rounds, statistics, and how figures are shown.
 
+mod process;
 mod report;
 mod row;
 mod run;
 mod stats;
 
+pub(crate) use process::{cpu_seconds, resident_bytes};
 pub(crate) use report::{json, summary, text};
 #[allow(unused_imports, reason = "as for dead code")]
 pub(crate) use row::{Goal, Plan, Row, Sample, Unit};
 pub(crate) use run::{Contender, measure, probe};
+#[allow(unused_imports, reason = "as for dead code")]
+pub(crate) use stats::growth;
 
 /// Runs `future` to its end on a runtime of its own with this many worker threads, all timers and sockets on.
 pub(crate) fn block_on<T>(

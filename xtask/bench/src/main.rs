@@ -21,7 +21,8 @@
 //! quick)` chooses a size. The harness does the rest: warm-up, rounds, turns, medians, spread, text and JSON.
 //! `.isolated()` runs each measurement in a fresh process, for rows about memory or cold starts;
 //! `.without_warm_up()` is for rounds so long that one more is too dear. `Sample::detail` adds figures that
-//! are shown and not judged.
+//! are shown and not judged; [`harness::growth`] is the slope for rows about growth, and
+//! [`harness::resident_bytes`] what a process holds.
 
 #![expect(clippy::print_stdout, reason = "a program: its output is its purpose")]
 #![allow(dead_code, reason = "the suites that use the rest of the harness arrive with their crates")]

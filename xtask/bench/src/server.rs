@@ -13,6 +13,8 @@ use anyhow::{Context, bail, ensure};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use crate::harness;
+
 /// Names the program of the server; `cargo xtask bench` builds it and sets this.
 const PROGRAM: &str = "GANTRY_BENCH_SERVER";
 
@@ -98,24 +100,14 @@ impl Server {
         }
     }
 
-    /// CPU time that the process has used, in user and in kernel mode.
+    /// CPU time that the process has used.
     pub(crate) fn cpu_seconds(&self) -> anyhow::Result<f64> {
-        // Fields 14 and 15 of proc_pid_stat(5), counted after the name in parentheses, which may hold spaces;
-        // in ticks, of which every Linux has shown user space 100 a second.
-        let path = format!("/proc/{}/stat", self.child.id());
-        let stat = std::fs::read_to_string(&path).with_context(|| format!("read `{path}`"))?;
-        let (_, fields) = stat.rsplit_once(')').context("read the CPU time of the server")?;
-        let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<f64>);
-        Ok(ticks.sum::<Result<f64, _>>()? / 100.0)
+        harness::cpu_seconds(self.child.id())
     }
 
-    /// Resident memory in bytes.
-    pub(crate) fn resident(&self) -> anyhow::Result<f64> {
-        let path = format!("/proc/{}/status", self.child.id());
-        let status = std::fs::read_to_string(&path).with_context(|| format!("read `{path}`"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-        let kibibytes: f64 = line.trim().trim_end_matches("kB").trim().parse().context("read VmRSS")?;
-        Ok(kibibytes * 1024.0)
+    /// Its resident memory.
+    pub(crate) fn resident_bytes(&self) -> anyhow::Result<f64> {
+        harness::resident_bytes(self.child.id())
     }
 }
 

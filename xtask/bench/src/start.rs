@@ -18,7 +18,7 @@ pub(crate) fn rows(_: &Plan) -> Vec<Row> {
             format!("resident memory then; {what}"),
             Unit::Megabytes,
             Goal::AtMost(25.0),
-            |_| block_on(1, async { Ok(Server::gantry().await?.resident()? / 1e6) }),
+            |_| block_on(1, async { Ok(Server::gantry().await?.resident_bytes()? / 1e6) }),
         ),
     ]
 }

@@ -99,6 +99,7 @@ mod tests {
     fn versions_and_lints_are_inherited() {
         let found = check("[dependencies]\nserde = \"1\"\ntokio.workspace = true\n");
         assert!(found.contains("crates/a/Cargo.toml:2: `serde` does not inherit its version"), "{found}");
+        assert!(found.contains("no package uses the dependency `serde`"), "{found}");
         assert!(found.contains("does not inherit the lints"), "{found}");
         let on_itself = "[dependencies]\nserde.workspace = true\ntokio.workspace = true\n\n\
                          [dev-dependencies]\na = { path = \".\" }\n\n[lints]\nworkspace = true\n";

@@ -67,7 +67,7 @@ fn is_place(line: &str, place: &str) -> bool {
     let part_of_word = |c: char| c.is_alphanumeric() || "-_.".contains(c);
     line.match_indices(place).any(|(at, _)| {
         let (before, after) = (&line[..at], &line[at + place.len()..]);
-        !before.ends_with(|c| part_of_word(c) || c == '/' || c == '}')
+        !before.ends_with(|c| part_of_word(c) || c == '}')
             && (place.ends_with('/') || !after.starts_with(part_of_word))
     })
 }
@@ -119,7 +119,9 @@ mod tests {
         assert!(found(&format!("see {home}someone/x")));
         assert!(found("cd /ro0t/x"));
         assert!(found("`/ro0t`"));
+        assert!(found(&format!("file://{home}someone")));
         assert!(!found("GET /api/ro0t"));
+        assert!(!found("{base}/ro0t"));
         assert!(!found("/ro0ts"));
         assert!(!found(&format!("https://example.org{home}page")));
     }

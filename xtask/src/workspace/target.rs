@@ -23,14 +23,18 @@ impl Target {
     /// The folder that the user's own settings name, or else the shared one.
     pub(super) fn claim(root: &Path, metadata: &Value) -> anyhow::Result<Self> {
         let set = metadata["target_directory"].as_str().context("`cargo metadata` names no target folder")?;
-        let shared = if Path::new(set) == root.join("target") { shared_folder() } else { None };
-        match shared {
-            Some(path) => {
-                let lock = claim_shared(&path, root, || clean_members(root, &path, metadata))?;
-                Ok(Self { path, _lock: Some(lock) })
-            }
-            None => Ok(Self { path: set.into(), _lock: None }),
+        if Path::new(set) != root.join("target") {
+            return Ok(Self { path: set.into(), _lock: None });
         }
+        let shared = shared_folder().context("no cache folder").and_then(|path| {
+            let lock = claim_shared(&path, root, || clean_members(root, &path, metadata))?;
+            Ok(Self { path, _lock: Some(lock) })
+        });
+        // Not every account has a home folder that it may write to.
+        Ok(shared.unwrap_or_else(|error| {
+            eprintln!("xtask: building in `target/`, since the shared folder cannot be used: {error:#}");
+            Self { path: set.into(), _lock: None }
+        }))
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -21,9 +21,29 @@ impl Spread {
     }
 }
 
+/// The slope of log cost over log size by least squares, from pairs of size and cost, all above zero: 0 where
+/// the cost does not grow with the size, 1 where it grows in proportion.
+pub(crate) fn growth(points: &[(f64, f64)]) -> f64 {
+    let count = points.len() as f64;
+    let logs = || points.iter().map(|(size, cost)| (size.ln(), cost.ln()));
+    let (mean_size, mean_cost) =
+        (logs().map(|(x, _)| x).sum::<f64>() / count, logs().map(|(_, y)| y).sum::<f64>() / count);
+    let together: f64 = logs().map(|(x, y)| (x - mean_size) * (y - mean_cost)).sum();
+    let alone: f64 = logs().map(|(x, _)| (x - mean_size).powi(2)).sum();
+    together / alone
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn growth_is_the_exponent_of_the_cost() {
+        let of = |cost: fn(f64) -> f64| growth(&[1e3, 1e4, 1e5, 1e6].map(|size| (size, cost(size))));
+        assert!(of(|_| 7.0).abs() < 1e-9);
+        assert!((of(|size| 3.0 * size) - 1.0).abs() < 1e-9);
+        assert!((of(f64::sqrt) - 0.5).abs() < 1e-9);
+    }
 
     #[test]
     fn the_median_is_the_middle_or_the_mean_of_two() {
