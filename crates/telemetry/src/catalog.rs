@@ -67,14 +67,23 @@ const fn seconds(
 /// `plugin_count_total` and `scheduler_tasks_total` are gauges in spite of their names, which are older
 /// than this project and are what dashboards know.
 pub const CATALOG: &[Described] = &[
-    counter("event_bus_delivered_total", &[], "Events that subscriptions have handled."),
+    counter(
+        "event_bus_delivered_total",
+        &[],
+        "Events that a handler was called for, once for each subscription.",
+    ),
+    counter("event_bus_discarded_total", &[], "Events that waited in a subscription when it ended."),
     counter(
         "event_bus_dropped_total",
         &[],
         "Events that full subscriptions dropped by their overflow policy.",
     ),
+    counter("event_bus_failed_total", &[], "Calls of handlers that returned an error."),
+    counter("event_bus_panicked_total", &[], "Calls of handlers that panicked."),
     counter("event_bus_published_total", &[], "Events published."),
     gauge("event_bus_queue_depth", &[], "Events that wait in subscriptions."),
+    counter("event_bus_refused_total", &[], "Events refused, over a limit or after the shutdown."),
+    gauge("event_bus_subscriptions", &[], "Subscriptions that there are."),
     seconds(
         "http_server_request_duration_seconds",
         &["http_request_method", "http_response_status_code", "http_route", "url_scheme"],
