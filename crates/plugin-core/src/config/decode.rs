@@ -1,0 +1,132 @@
+//! From a tree of values to a type, strictly: a key that nothing asks for is an error, too.
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// Why a configuration is refused. Its text names the path of the key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// A value is of the wrong type, missing, or out of its bounds.
+    #[error("`{path}`: {detail}")]
+    Invalid {
+        /// The key's path, with dots.
+        path: String,
+        /// What is wrong.
+        detail: String,
+    },
+    /// A key that nothing asks for.
+    #[error("`{path}`: unknown key")]
+    Unknown {
+        /// The key's path, with dots.
+        path: String,
+    },
+    /// A source cannot be read at all.
+    #[error("`{origin}`: {detail}")]
+    Unreadable {
+        /// The file or variable.
+        origin: String,
+        /// What is wrong.
+        detail: String,
+    },
+}
+
+impl ConfigError {
+    /// A value at `path` is wrong.
+    pub fn invalid(path: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::Invalid { path: path.into(), detail: detail.into() }
+    }
+
+    /// The path of the key, or the name of the source.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        match self {
+            Self::Invalid { path, .. } | Self::Unknown { path } => path,
+            Self::Unreadable { origin, .. } => origin,
+        }
+    }
+
+    /// The same error, its path below `prefix`.
+    #[must_use]
+    pub fn under(mut self, prefix: &str) -> Self {
+        if let Self::Invalid { path, .. } | Self::Unknown { path } = &mut self
+            && !prefix.is_empty()
+        {
+            *path = if path.is_empty() { prefix.to_owned() } else { format!("{prefix}.{path}") };
+        }
+        self
+    }
+}
+
+/// Decodes `value` as `T`. Every key has to be one that `T` asks for, with or without
+/// `deny_unknown_fields`.
+///
+/// # Errors
+///
+/// [`ConfigError`] with the path of the first key that is wrong.
+pub fn decode<T: DeserializeOwned>(value: &Value) -> Result<T, ConfigError> {
+    let mut unknown = None;
+    let mut track = serde_path_to_error::Track::new();
+    let outcome = {
+        let paths = serde_path_to_error::Deserializer::new(value, &mut track);
+        serde_ignored::deserialize(paths, |path| {
+            unknown.get_or_insert_with(|| path.to_string());
+        })
+    };
+    match outcome {
+        Ok(value) => match unknown {
+            None => Ok(value),
+            Some(path) => Err(ConfigError::Unknown { path }),
+        },
+        Err(error) => {
+            let path = track.path().to_string();
+            Err(invalid(if path == "." { "" } else { &path }, &error))
+        }
+    }
+}
+
+/// Tells unknown fields, which serde reports as any other error, from the rest.
+fn invalid(path: &str, error: &serde_json::Error) -> ConfigError {
+    let detail = error.to_string();
+    if detail.starts_with("unknown field `") {
+        // With `deny_unknown_fields` the path already ends with the field.
+        return ConfigError::Unknown { path: path.to_owned() };
+    }
+    ConfigError::Invalid { path: path.to_owned(), detail }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+    use serde_json::json;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    struct Lax {
+        #[expect(dead_code, reason = "decoded to be refused")]
+        pool: Pool,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Pool {
+        #[expect(dead_code, reason = "decoded to be refused")]
+        size: u8,
+    }
+
+    #[test]
+    fn names_the_path_of_what_is_wrong() {
+        for (value, expected) in [
+            (json!({"pool": {"size": "x"}}), "`pool.size`: invalid type: string \"x\", expected u8"),
+            (json!({"pool": {"size": 300}}), "`pool.size`: invalid value: integer `300`, expected u8"),
+            (json!({"pool": {"size": 1, "sise": 2}}), "`pool.sise`: unknown key"),
+            (json!({"pool": {"size": 1}, "x": 2}), "`x`: unknown key"),
+            (json!({"pool": {}}), "`pool`: missing field `size`"),
+            (json!({}), "``: missing field `pool`"),
+        ] {
+            assert_eq!(decode::<Lax>(&value).unwrap_err().to_string(), expected);
+        }
+        let error = decode::<Lax>(&json!({"pool": {}})).unwrap_err().under("plugins.p");
+        assert_eq!(error.path(), "plugins.p.pool");
+    }
+}

@@ -1,0 +1,217 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use event_bus::{Event, SubscribeOptions, Topic, by_ref};
+use runtime::SystemClock;
+use serde_json::json;
+
+use super::*;
+use crate::{Endpoint, RouteRequest};
+
+const DRAIN: Duration = Duration::from_secs(10);
+
+fn host() -> Host {
+    let clock = SystemClock::shared();
+    Host {
+        bus: EventBus::builder().clock(clock.clone()).build(),
+        clock,
+        directory: Arc::new(NoDirectory),
+        listeners: Arc::default(),
+        runtime: Handle::current(),
+    }
+}
+
+fn scope(host: &Host, slot: &Arc<Slot>, incarnation: u64, permissions: &[&str]) -> Scope {
+    let manifest = Manifest::new("p", "1.0.0").unwrap();
+    let permissions = Permissions::new(permissions.iter().map(|p| p.parse().unwrap()).collect());
+    let options =
+        ScopeOptions { manifest: Arc::new(manifest), permissions, config: json!({"size": 3}), incarnation };
+    Scope::open(host.clone(), slot.clone(), options)
+}
+
+fn slot() -> Arc<Slot> {
+    Slot::new(PluginName::new("p").unwrap())
+}
+
+fn counter() -> (Arc<AtomicUsize>, impl event_bus::EventHandler) {
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = count.clone();
+    let handler = by_ref(move |_: &Event| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    });
+    (count, handler)
+}
+
+async fn send(host: &Host) {
+    let event = Event::builder(Topic::new("orders.new").unwrap()).build(&*host.clock).unwrap();
+    let _report = host.bus.publish_and_wait(event, DRAIN).await.unwrap();
+}
+
+#[tokio::test]
+async fn nothing_is_seen_before_it_is_published_and_all_of_it_after() {
+    let (host, slot) = (host(), slot());
+    let scope = scope(&host, &slot, 1, &["service:provide:s", "event:subscribe:orders.*", "route:/p"]);
+    let ctx = scope.context();
+    assert!(matches!(ctx.provide("s", Arc::new(7_u32)), Err(RegisterError::NotStarting { .. })));
+    scope.begin_start();
+    ctx.provide("s", Arc::new(7_u32)).unwrap();
+    ctx.route(Endpoint::get("/p"), |_: RouteRequest| async { Ok("p") }).unwrap();
+    let (count, handler) = counter();
+    ctx.subscribe("orders.*", SubscribeOptions::new(), handler).unwrap();
+    send(&host).await;
+    assert_eq!((count.load(Ordering::SeqCst), slot.live().is_none()), (0, true));
+    scope.publish(None).await.unwrap();
+    send(&host).await;
+    assert_eq!(count.load(Ordering::SeqCst), 1);
+    let live = slot.live().unwrap();
+    assert_eq!((live.services().count(), live.routes().len()), (1, 1));
+    assert!(matches!(ctx.provide("t", Arc::new(1_u32)), Err(RegisterError::NotPermitted(_))));
+}
+
+#[tokio::test]
+async fn promise_4_after_withdrawal_nothing_reaches_the_plugin() {
+    let (host, slot) = (host(), slot());
+    let scope = scope(&host, &slot, 1, &["event:subscribe:**"]);
+    let ctx = scope.context();
+    scope.begin_start();
+    let (count, handler) = counter();
+    ctx.subscribe("orders.*", SubscribeOptions::new(), handler).unwrap();
+    scope.publish(None).await.unwrap();
+    let live = slot.live().unwrap();
+    assert!(scope.withdraw(Withdrawal::Stopped, DRAIN).await.is_clean());
+    send(&host).await;
+    assert_eq!(count.load(Ordering::SeqCst), 0);
+    assert!(slot.live().is_none() && live.enter().is_none());
+    let (_, handler) = counter();
+    let late = ctx.subscribe("orders.*", SubscribeOptions::new(), handler);
+    assert!(matches!(late, Err(RegisterError::Closed)));
+}
+
+#[tokio::test]
+async fn a_swap_takes_subscriptions_over_and_leaves_the_new_in_the_slot() {
+    let (host, slot) = (host(), slot());
+    let start = async |incarnation| {
+        let scope = scope(&host, &slot, incarnation, &["event:subscribe:**"]);
+        scope.begin_start();
+        let (count, handler) = counter();
+        scope.context().subscribe("orders.*", SubscribeOptions::new(), handler).unwrap();
+        (scope, count)
+    };
+    let (old, old_count) = start(1).await;
+    old.publish(None).await.unwrap();
+    let (new, new_count) = start(2).await;
+    new.publish(Some(&old)).await.unwrap();
+    assert!(old.withdraw(Withdrawal::Replaced, DRAIN).await.is_clean());
+    send(&host).await;
+    assert_eq!((old_count.load(Ordering::SeqCst), new_count.load(Ordering::SeqCst)), (0, 1));
+    assert_eq!(slot.live().unwrap().incarnation(), 2);
+}
+
+struct Recorded {
+    log: Arc<Mutex<Vec<String>>>,
+    name: &'static str,
+    fails: bool,
+}
+
+#[async_trait]
+impl Registration for Recorded {
+    fn describe(&self) -> String {
+        self.name.to_owned()
+    }
+
+    async fn prepare(&mut self) -> Result<(), PluginError> {
+        if self.fails { Err(PluginError::new("no room")) } else { Ok(()) }
+    }
+
+    fn commit(self: Box<Self>) -> Box<dyn Withdraw> {
+        self.log.lock().unwrap().push(format!("commit {}", self.name));
+        self
+    }
+}
+
+#[async_trait]
+impl Withdraw for Recorded {
+    async fn withdraw(self: Box<Self>, why: Withdrawal) {
+        self.log.lock().unwrap().push(format!("withdraw {} {why:?}", self.name));
+    }
+}
+
+#[tokio::test]
+async fn promise_6_a_registration_that_is_refused_leaves_nothing_behind() {
+    let (host, slot) = (host(), slot());
+    let scope = scope(&host, &slot, 1, &[]);
+    scope.begin_start();
+    let log = Arc::new(Mutex::new(Vec::new()));
+    for (name, fails) in [("first", false), ("second", true)] {
+        scope.context().register(Recorded { log: log.clone(), name, fails }).unwrap();
+    }
+    let error = scope.publish(None).await.unwrap_err();
+    assert_eq!(error.to_string(), "register second");
+    assert!(slot.live().is_none());
+    assert!(log.lock().unwrap().is_empty(), "nothing was committed");
+}
+
+#[tokio::test]
+async fn registrations_are_committed_and_taken_back_with_the_reason() {
+    let (host, slot) = (host(), slot());
+    let scope = scope(&host, &slot, 1, &[]);
+    scope.begin_start();
+    let log = Arc::new(Mutex::new(Vec::new()));
+    scope.context().register(Recorded { log: log.clone(), name: "task", fails: false }).unwrap();
+    scope.publish(None).await.unwrap();
+    scope.withdraw(Withdrawal::Restarting, DRAIN).await;
+    assert_eq!(*log.lock().unwrap(), ["commit task", "withdraw task Restarting"]);
+}
+
+#[tokio::test]
+async fn what_is_owned_goes_last_in_first_out_once_background_work_has_ended() {
+    struct Tells(&'static str, Arc<Mutex<Vec<&'static str>>>);
+    impl Drop for Tells {
+        fn drop(&mut self) {
+            self.1.lock().unwrap().push(self.0);
+        }
+    }
+    let (host, slot) = (host(), slot());
+    let scope = scope(&host, &slot, 1, &[]);
+    let ctx = scope.context();
+    let log = Arc::new(Mutex::new(Vec::new()));
+    ctx.own(Tells("first", log.clone()));
+    ctx.own(Tells("second", log.clone()));
+    let (token, background) = (ctx.cancelled(), Tells("background", log.clone()));
+    ctx.spawn("work", async move {
+        token.cancelled().await;
+        drop(background);
+    });
+    assert!(scope.close(DRAIN).await.is_clean());
+    ctx.own(Tells("late", log.clone()));
+    assert_eq!(*log.lock().unwrap(), ["background", "second", "first", "late"]);
+}
+
+#[tokio::test]
+async fn events_of_the_host_and_without_permission_are_refused() {
+    let (host, slot) = (host(), slot());
+    let scope = scope(&host, &slot, 1, &["event:publish:**"]);
+    let ctx = scope.context();
+    for topic in ["plugin.started", "system.started", "scheduler.task.started", "plugin"] {
+        assert!(matches!(ctx.publish(topic, &1).await, Err(RegisterError::NotPermitted(_))), "{topic}");
+    }
+    ctx.publish("orders.new", &json!({"n": 1})).await.unwrap();
+    assert!(matches!(ctx.publish("orders..new", &1).await, Err(RegisterError::Invalid { .. })));
+}
+
+#[tokio::test]
+async fn configuration_is_typed_and_its_errors_name_the_whole_path() {
+    #[derive(Debug, serde::Deserialize)]
+    struct Config {
+        size: u8,
+    }
+    let (host, slot) = (host(), slot());
+    let scope = scope(&host, &slot, 1, &[]);
+    assert_eq!(scope.context().config::<Config>().unwrap().size, 3);
+    let tried = scope.context_with(json!({"size": "x"}));
+    assert_eq!(tried.config::<Config>().unwrap_err().path(), "plugins.p.size");
+    assert_eq!(scope.context().config::<Config>().unwrap().size, 3, "what was tried is not in force");
+    let ctx = scope.context();
+    scope.set_config(json!({"size": 4}));
+    assert_eq!(ctx.config::<Config>().unwrap().size, 4);
+}
