@@ -18,6 +18,7 @@ use crate::handler::{EventHandler, HandlerError};
 use crate::hub::Hub;
 use crate::ring::{Entry, Found, MAX_SLOTS, Segment};
 use crate::subscription::Subscriber;
+use crate::turn;
 
 /// How long a reader keeps its thread before it lets others have it. Also what a batch is sized for.
 const TURN: Duration = Duration::from_micros(200);
@@ -29,6 +30,7 @@ pub(crate) struct Reader {
     /// How many events to take at once: as many as are handled within a turn.
     batch: u64,
     turn_began: Instant,
+    batch_began: Instant,
     /// The batch whose handlers run: its segment, its first entry, and the entry that is being handled.
     in_hand: Option<(Arc<Segment>, u64, u64)>,
     finished: bool,
@@ -150,7 +152,8 @@ async fn several<H: EventHandler>(handler: &H, reader: &mut Reader, concurrency:
 
 impl Reader {
     pub(crate) fn new(subscriber: Arc<Subscriber>, hub: Weak<Hub>) -> Self {
-        Self { subscriber, hub, batch: 8, turn_began: Instant::now(), in_hand: None, finished: false }
+        let now = Instant::now();
+        Self { subscriber, hub, batch: 8, turn_began: now, batch_began: now, in_hand: None, finished: false }
     }
 
     /// Waits for entries: a segment, and the number up to which it has them. They begin at the cursor.
@@ -163,7 +166,8 @@ impl Reader {
             None => Poll::Pending,
         })
         .await;
-        self.turn_began = Instant::now();
+        self.batch_began = Instant::now();
+        self.turn_began = self.batch_began;
         found
     }
 
@@ -216,22 +220,22 @@ impl Reader {
     async fn batch_done(&mut self, calls: u64, waited: bool) {
         self.subscriber.ring.freed();
         let now = Instant::now();
-        let busy = now.saturating_duration_since(self.turn_began);
+        let busy = now.saturating_duration_since(self.batch_began);
         self.count(calls, busy);
-        self.turn_began = now;
+        self.batch_began = now;
         if waited {
             // It has just let others run; how long it waited says nothing about how long it works.
+            self.turn_began = now;
             self.batch = 1;
             return;
         }
-        let ns_each = u64::try_from(busy.as_nanos()).unwrap_or(u64::MAX) / calls.max(1);
-        let turn_ns = u64::try_from(TURN.as_nanos()).unwrap_or(u64::MAX);
-        let fitting = turn_ns / ns_each.max(1) / 4;
+        let ns = |span: Duration| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+        let fitting = ns(TURN) / 4 / (ns(busy) / calls.max(1)).max(1);
         self.batch = fitting.clamp(1, MAX_SLOTS as u64).min(self.batch.saturating_mul(2));
-        tokio::task::consume_budget().await;
-        if busy >= TURN / 4 {
-            tokio::task::yield_now().await;
-            self.turn_began = Instant::now();
+        if now.saturating_duration_since(self.turn_began) >= TURN {
+            turn::yield_now().await;
+            self.batch_began = Instant::now();
+            self.turn_began = self.batch_began;
         }
     }
 
@@ -265,11 +269,11 @@ impl Reader {
         if let Some((segment, first, number)) = self.in_hand.take()
             && let Some(entry) = segment.get(number)
         {
-            self.count(number + 1 - first, self.turn_began.elapsed());
+            self.count(number + 1 - first, self.batch_began.elapsed());
             self.panicked(entry, panic);
         }
         self.subscriber.ring.freed();
-        self.turn_began = Instant::now();
+        self.batch_began = Instant::now();
     }
 
     fn panicked(&self, entry: &Entry, panic: &(dyn Any + Send)) {

@@ -18,6 +18,7 @@ mod subscribe;
 mod subscription;
 mod table;
 mod topic;
+mod turn;
 
 pub use ack::{DeliveryFailure, DeliveryReport, FailureKind};
 pub use bus::{BusStats, DrainReport, EventBus, EventBusBuilder, Limits};

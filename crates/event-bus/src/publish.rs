@@ -11,6 +11,7 @@ use crate::event::{Event, EventError};
 use crate::hub::Attempt;
 use crate::reply::ReplySlot;
 use crate::topic::Topic;
+use crate::turn;
 
 /// What publishing an event came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -72,7 +73,7 @@ impl EventBus {
     /// If the event is over a limit or the bus was shut down.
     pub async fn publish(&self, event: Event) -> Result<Published, PublishError> {
         // A loop that publishes must let those who handle the events have the thread.
-        tokio::task::consume_budget().await;
+        turn::after_publish().await;
         self.enqueue(&event, None).await
     }
 
