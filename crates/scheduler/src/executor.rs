@@ -1,7 +1,7 @@
 //! What runs a task: the port, what a run is given, and the registry of names.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -11,7 +11,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::Notify;
 
+use crate::def::Def;
 use crate::id::RunId;
+use crate::schedule::{Micros, timestamp};
 use crate::view::{ExecutorInfo, RunOrigin};
 
 /// What runs tasks. Registered under a name with [`ExecutorRegistry::register`].
@@ -141,14 +143,14 @@ pub struct RunContext {
 }
 
 /// The part of a run that its executor, its record and its controls share.
+#[derive(Debug)]
 pub(crate) struct RunCell {
     pub(crate) id: RunId,
-    pub(crate) task_id: Arc<str>,
-    pub(crate) task_name: Arc<str>,
-    pub(crate) executor: Arc<str>,
+    pub(crate) def: Arc<Def>,
+    /// In place of the task's own.
     pub(crate) payload: Option<Arc<str>>,
-    pub(crate) scheduled_for: Timestamp,
-    pub(crate) attempt: u32,
+    pub(crate) scheduled: Micros,
+    pub(crate) attempt: u16,
     pub(crate) origin: RunOrigin,
     pub(crate) cancel: CancelFlag,
 }
@@ -156,18 +158,35 @@ pub(crate) struct RunCell {
 /// A flag that can be waited for; much smaller than a cancellation token, since there is one for each run.
 #[derive(Debug, Default)]
 pub(crate) struct CancelFlag {
-    set: AtomicBool,
+    state: AtomicU8,
     changed: Notify,
 }
 
+const CANCELED: u8 = 1;
+const TIMED_OUT: u8 = 2;
+
 impl CancelFlag {
+    /// A caller wants the run to end.
     pub(crate) fn cancel(&self) {
-        self.set.store(true, Ordering::Release);
+        self.set(CANCELED);
+    }
+
+    /// The run is out of time.
+    pub(crate) fn time_out(&self) {
+        self.set(TIMED_OUT);
+    }
+
+    fn set(&self, bit: u8) {
+        self.state.fetch_or(bit, Ordering::AcqRel);
         self.changed.notify_waiters();
     }
 
+    pub(crate) fn is_canceled(&self) -> bool {
+        self.state.load(Ordering::Acquire) & CANCELED != 0
+    }
+
     pub(crate) fn is_set(&self) -> bool {
-        self.set.load(Ordering::Acquire)
+        self.state.load(Ordering::Acquire) != 0
     }
 
     pub(crate) async fn wait(&self) {
@@ -186,13 +205,13 @@ impl RunContext {
     /// The id of the task.
     #[must_use]
     pub fn task_id(&self) -> &str {
-        &self.run.task_id
+        &self.run.def.id
     }
 
     /// The name of the task.
     #[must_use]
     pub fn task_name(&self) -> &str {
-        &self.run.task_name
+        self.run.def.name()
     }
 
     /// The id of this run; the same for each of its attempts.
@@ -201,22 +220,16 @@ impl RunContext {
         self.run.id
     }
 
-    /// The name under which the executor was found.
-    #[must_use]
-    pub fn executor(&self) -> &str {
-        &self.run.executor
-    }
-
     /// The time that the run was due at; it is never in the future.
     #[must_use]
     pub fn scheduled_for(&self) -> Timestamp {
-        self.run.scheduled_for
+        timestamp(self.run.scheduled)
     }
 
     /// Which attempt this is, from 1.
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        self.run.attempt
+        u32::from(self.run.attempt)
     }
 
     /// What made the run happen.
@@ -235,7 +248,7 @@ impl RunContext {
     /// The task's payload as JSON text.
     #[must_use]
     pub fn payload_text(&self) -> Option<&str> {
-        self.run.payload.as_deref()
+        self.run.payload.as_deref().or(self.run.def.payload.as_deref())
     }
 
     /// The task's payload as a type of one's own.
@@ -263,9 +276,9 @@ impl RunContext {
 impl fmt::Debug for RunContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RunContext")
-            .field("task", &self.run.task_id)
+            .field("task", &self.run.def.id)
             .field("run", &self.run.id)
-            .field("scheduled_for", &self.run.scheduled_for)
+            .field("scheduled_for", &self.scheduled_for())
             .field("attempt", &self.run.attempt)
             .finish_non_exhaustive()
     }
@@ -312,6 +325,12 @@ pub(crate) struct Registration {
     withdrawn: AtomicBool,
     active: AtomicU64,
     idle: Notify,
+}
+
+impl fmt::Debug for Registration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registration").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 impl Registration {
@@ -447,16 +466,21 @@ impl ExecutorRegistry {
         Ok(key)
     }
 
+    /// The place of a name, if it has one.
+    pub(crate) fn find(&self, name: &str) -> Option<ExecutorKey> {
+        self.inner.names.read().unwrap_or_else(PoisonError::into_inner).by_name.get(name).copied()
+    }
+
     pub(crate) fn name_of(&self, key: ExecutorKey) -> Arc<str> {
         let names = self.inner.names.read().unwrap_or_else(PoisonError::into_inner);
         names.slots.get(key.0 as usize).map_or_else(|| "".into(), |slot| Arc::clone(&slot.name))
     }
 
     /// The executors by key as they are now, and the generation of that state.
-    pub(crate) fn snapshot(&self) -> (u64, Vec<(Arc<str>, Option<Arc<Registration>>)>) {
+    pub(crate) fn snapshot(&self) -> (u64, Vec<Option<Arc<Registration>>>) {
         let generation = self.inner.generation.load(Ordering::Acquire);
         let names = self.inner.names.read().unwrap_or_else(PoisonError::into_inner);
-        (generation, names.slots.iter().map(|slot| (Arc::clone(&slot.name), slot.present.clone())).collect())
+        (generation, names.slots.iter().map(|slot| slot.present.clone()).collect())
     }
 
     pub(crate) fn present(&self, key: ExecutorKey) -> Option<Arc<Registration>> {

@@ -1,11 +1,21 @@
 //! Cron, interval and one-off tasks.
 
+mod core;
+mod def;
+mod dispatch;
 mod error;
 mod executor;
+mod executors;
+mod history;
 mod id;
+mod notice;
+mod planner;
+mod schedule;
 mod scheduler;
 mod spec;
+mod stats;
 mod store;
+mod timer;
 mod view;
 
 pub use error::TaskError;

@@ -1,17 +1,30 @@
 //! The handle that callers hold.
 
-use std::sync::Arc;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use runtime::{SharedClock, SystemClock, Timestamp};
+use runtime::{SharedClock, SystemClock, TaskOwner, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
 
+use crate::core::{Core, Ended, Filter, Insert, RunIds, Search, TaskSnapshot, flag};
+use crate::def::{Def, payload_text};
+use crate::dispatch::{drive, work};
 use crate::error::TaskError;
-use crate::executor::ExecutorRegistry;
+use crate::executor::{ExecutorGuard, ExecutorRegistry, RegisterError};
+use crate::executors;
 use crate::id::RunId;
+use crate::schedule::admit::admit;
+use crate::schedule::{Bounds, Micros, NEVER, ceil_micros, floor_micros, timestamp};
 use crate::spec::{ScheduleSpec, TaskSpec};
-use crate::view::{ExecutorInfo, Page, Paged, RunView, SchedulerStatus, TaskFilter, TaskView};
+use crate::view::{
+    ClusterStatus, ExecutorInfo, Page, Paged, RunView, SchedulerStatus, StoreStatus, TaskFilter, TaskStatus,
+    TaskView,
+};
 
 /// The bounds of a scheduler.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +70,9 @@ pub enum BuildError {
         /// What is wrong with it.
         detail: String,
     },
+    /// A built-in executor could not be registered.
+    #[error("register the built-in executors")]
+    Executors(#[from] RegisterError),
 }
 
 /// What a stop could not finish.
@@ -106,15 +122,60 @@ impl SchedulerBuilder {
         self
     }
 
-    /// Builds the scheduler. Nothing runs before [`Scheduler::start`].
+    /// Builds the scheduler, and starts it if the configuration says so, on the runtime of the caller.
     ///
     /// # Errors
     ///
     /// If a setting is out of bounds.
     pub async fn build(self) -> Result<Scheduler, BuildError> {
-        Ok(Scheduler { inner: Arc::new(Inner { executors: self.executors }) })
+        let config = self.config;
+        for (field, value) in [
+            ("max_concurrent_tasks", config.max_concurrent_tasks),
+            ("max_tasks", config.max_tasks),
+            ("max_records", config.max_records),
+            ("max_queued_runs", config.max_queued_runs),
+        ] {
+            // Places are counted in 32 bits.
+            if value == 0 || value > 1 << 30 {
+                let detail = "must be from 1 to 1073741824".to_owned();
+                return Err(BuildError::Invalid { field: field.to_owned(), detail });
+            }
+        }
+        if config.default_timeout.is_zero() {
+            let detail = "must be 1ms or more".to_owned();
+            return Err(BuildError::Invalid { field: "default_timeout".to_owned(), detail });
+        }
+        let built_in = executors::register(&self.executors)?;
+        let now = floor_micros(self.clock.now());
+        let ids =
+            RunIds { begun_ms: now.unsigned_abs() / 1000, salt: RandomState::new().hash_one(now) as u32 };
+        let core = Core::new(config.clone(), self.executors.clone(), ids, now);
+        let auto_start = config.auto_start;
+        let scheduler = Scheduler {
+            inner: Arc::new(Inner {
+                core: Mutex::new(core),
+                clock: self.clock,
+                executors: self.executors,
+                node: self.node,
+                config,
+                wake: Notify::new(),
+                work: Notify::new(),
+                sleeping_until: AtomicI64::new(NEVER),
+                notices_max: NOTICES_MAX,
+                runs: TaskTracker::new(),
+                loops: Mutex::new(None),
+                _built_in: built_in,
+            }),
+        };
+        if auto_start {
+            scheduler.start();
+        }
+        Ok(scheduler)
     }
 }
+
+/// How many notices may wait to be published while runs are started: some 64 MB.
+const NOTICES_MAX: usize = 1 << 20;
 
 /// Schedules tasks and runs them. A clone is the same scheduler.
 #[derive(Clone)]
@@ -122,13 +183,63 @@ pub struct Scheduler {
     inner: Arc<Inner>,
 }
 
-struct Inner {
-    executors: ExecutorRegistry,
+/// What all clones, the driver and the workers share.
+pub(crate) struct Inner {
+    core: Mutex<Core>,
+    pub(crate) clock: SharedClock,
+    pub(crate) executors: ExecutorRegistry,
+    node: String,
+    config: SchedulerConfig,
+    /// Wakes the driver: what it sleeps for has changed.
+    pub(crate) wake: Notify,
+    /// Wakes a worker: something is due.
+    pub(crate) work: Notify,
+    /// Until when the driver sleeps.
+    pub(crate) sleeping_until: AtomicI64,
+    /// How many notices may wait to be published.
+    pub(crate) notices_max: usize,
+    /// Runs that did not end at their first poll.
+    pub(crate) runs: TaskTracker,
+    /// The driver and the workers, while the scheduler runs.
+    loops: Mutex<Option<TaskOwner>>,
+    _built_in: Vec<ExecutorGuard>,
 }
 
-#[allow(unused_variables, clippy::unused_async, clippy::missing_errors_doc, reason = "the bodies follow")]
-#[allow(missing_docs, reason = "the bodies follow")]
+impl Inner {
+    pub(crate) fn core(&self) -> MutexGuard<'_, Core> {
+        // Foreign code never runs under this lock, and a panic of our own in it is a defect: what was
+        // changed by then is kept, since losing all tasks would be worse.
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Micros {
+        floor_micros(self.clock.now())
+    }
+
+    /// Wakes the driver if it would sleep past what is wanted now.
+    fn nudge(&self, wanted_at: Micros) {
+        if wanted_at < self.sleeping_until.load(Ordering::SeqCst) {
+            self.wake.notify_one();
+        }
+    }
+
+    /// A run that was spawned has ended.
+    pub(crate) fn finish(&self, run: u32, ended: Ended, started: Micros, at: Micros) {
+        let wanted = {
+            let mut core = self.core();
+            core.finish(run, ended, started, at);
+            core.wanted_at(at)
+        };
+        self.nudge(wanted);
+        self.tell();
+    }
+
+    /// Publishes what has happened.
+    pub(crate) fn tell(&self) {}
+}
+
 impl Scheduler {
+    /// A scheduler with its settings to be said.
     #[must_use]
     pub fn builder() -> SchedulerBuilder {
         SchedulerBuilder {
@@ -138,103 +249,465 @@ impl Scheduler {
             node: "local".to_owned(),
         }
     }
-    pub fn start(&self) {}
-    pub async fn stop(&self, deadline: Duration) -> StopReport {
-        StopReport::default()
+
+    /// Begins to run what is due, on the runtime of the caller. Does nothing if it runs already.
+    pub fn start(&self) {
+        let inner = &self.inner;
+        let mut loops = inner.loops.lock().unwrap_or_else(PoisonError::into_inner);
+        if loops.is_some() {
+            return;
+        }
+        let owner = TaskOwner::new("scheduler");
+        inner.core().running = true;
+        inner.runs.reopen();
+        let workers = std::thread::available_parallelism().map_or(2, std::num::NonZero::get).min(16);
+        for number in 0..workers {
+            owner.spawn(format!("worker-{number}"), work(Arc::clone(inner), owner.token()));
+        }
+        owner.spawn("driver", drive(Arc::clone(inner), owner.token()));
+        *loops = Some(owner);
     }
+
+    /// Starts nothing more, lets runs under way end, cancels the rest shortly before the deadline, and
+    /// tells what did not end. What falls due meanwhile is treated by misfire policy after the next start.
+    pub async fn stop(&self, deadline: Duration) -> StopReport {
+        let inner = &self.inner;
+        let owner = inner.loops.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(owner) = owner else { return StopReport::default() };
+        inner.core().running = false;
+        let grace = (deadline / 5).min(Duration::from_secs(1));
+        owner.shutdown(grace).await;
+        inner.runs.close();
+        let mut report = StopReport::default();
+        if runtime::within(deadline.saturating_sub(2 * grace), inner.runs.wait()).await.is_err() {
+            report.canceled_runs = inner.runs.len() as u64;
+            inner.core().cancel_all();
+            if runtime::within(grace, inner.runs.wait()).await.is_err() {
+                report.stuck_runs = inner.runs.len() as u64;
+                report.canceled_runs -= report.stuck_runs.min(report.canceled_runs);
+            }
+        }
+        inner.tell();
+        report
+    }
+
+    /// Whether due tasks are run.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        false
+        self.inner.core().running
     }
+
+    /// Takes a new task in.
+    ///
+    /// # Errors
+    ///
+    /// If a field is wrong, the id is taken, or there is no room. No task is left then.
     pub async fn create(&self, spec: TaskSpec) -> Result<TaskView, TaskError> {
-        Err(TaskError::Stopped)
+        self.create_for(spec, None).await
     }
+
+    async fn create_for(&self, spec: TaskSpec, owner: Option<&str>) -> Result<TaskView, TaskError> {
+        let inner = &self.inner;
+        let now = inner.now();
+        let def = Arc::new(Def::admit(&spec, owner, &inner.executors, now)?);
+        let (snapshot, wanted) = {
+            let mut core = inner.core();
+            let task = core.insert(def, Insert::Ready, now)?;
+            (core.snapshot(task), core.wanted_at(now))
+        };
+        inner.nudge(wanted);
+        inner.tell();
+        self.view(snapshot, &spec.id)
+    }
+
+    /// Takes many tasks in, each on its own: one that is refused does not keep the others out.
     pub async fn create_many(&self, specs: Vec<TaskSpec>) -> Vec<Result<(), TaskError>> {
-        Vec::new()
+        /// How many are taken in before the lock is let go for a moment.
+        const STRETCH: usize = 64;
+        let inner = &self.inner;
+        let mut results = Vec::with_capacity(specs.len());
+        let mut ready = Vec::with_capacity(STRETCH);
+        for specs in specs.chunks(STRETCH) {
+            let now = inner.now();
+            ready
+                .extend(specs.iter().map(|spec| Def::admit(spec, None, &inner.executors, now).map(Arc::new)));
+            let wanted = {
+                let mut core = inner.core();
+                results.extend(
+                    ready
+                        .drain(..)
+                        .map(|def| def.and_then(|def| core.insert(def, Insert::Ready, now)).map(drop)),
+                );
+                core.wanted_at(now)
+            };
+            inner.nudge(wanted);
+            inner.tell();
+        }
+        results
     }
+
+    /// Puts another definition in place of a task's; with `if_version` only if the task is at that version.
+    /// An id that is left out is that of the task. What was paused stays paused.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such task, a field is wrong, or the version is another. Nothing has changed then.
     pub async fn replace(
         &self,
         id: &str,
-        spec: TaskSpec,
+        mut spec: TaskSpec,
         if_version: Option<u64>,
     ) -> Result<TaskView, TaskError> {
-        Err(TaskError::Stopped)
+        let inner = &self.inner;
+        if spec.id.is_empty() {
+            id.clone_into(&mut spec.id);
+        } else if spec.id != id {
+            return Err(TaskError::invalid("id", format!("is not that of the task, `{id}`")));
+        }
+        let owner = inner.core().owner_of(id)?;
+        let now = inner.now();
+        let def = Arc::new(Def::admit(&spec, owner.as_deref(), &inner.executors, now)?);
+        let (snapshot, wanted) = {
+            let mut core = inner.core();
+            let task = core.replace(def, if_version, now)?;
+            (core.snapshot(task), core.wanted_at(now))
+        };
+        inner.nudge(wanted);
+        inner.tell();
+        self.view(snapshot, id)
     }
+
+    /// One task.
+    ///
+    /// # Errors
+    ///
+    /// If there is none.
     pub async fn get(&self, id: &str) -> Result<TaskView, TaskError> {
-        Err(TaskError::Stopped)
+        let snapshot = {
+            let core = self.inner.core();
+            core.find(id).and_then(|task| core.snapshot(task))
+        };
+        self.view(snapshot, id)
     }
+
+    /// Takes a task out, and cancels its runs. Tells what it was.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, other tasks run after it, or the version is another.
     pub async fn remove(&self, id: &str, if_version: Option<u64>) -> Result<TaskView, TaskError> {
-        Err(TaskError::Stopped)
+        let inner = &self.inner;
+        let now = inner.now();
+        let snapshot = {
+            let mut core = inner.core();
+            let task = core.check_remove(id, if_version)?;
+            let snapshot = core.snapshot(task);
+            core.remove(task, now);
+            snapshot
+        };
+        inner.tell();
+        self.view(snapshot, id)
     }
+
+    /// Lets no further run start until the task is resumed. Runs under way go on.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such task, or its state does not allow it.
     pub async fn pause(&self, id: &str) -> Result<TaskView, TaskError> {
-        Err(TaskError::Stopped)
+        self.control(id, Core::pause)
     }
+
+    /// Lets a paused task run again, at its next time. A one-off task whose time has passed runs at once.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such task, or it is not paused.
     pub async fn resume(&self, id: &str) -> Result<TaskView, TaskError> {
-        Err(TaskError::Stopped)
+        self.control(id, Core::resume)
     }
+
+    /// Ends a task, its runs under way too. It stays, as canceled.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such task, or it is done already.
     pub async fn cancel(&self, id: &str) -> Result<TaskView, TaskError> {
-        Err(TaskError::Stopped)
+        self.control(id, Core::cancel)
     }
-    /// Runs the task now; `payload` stands in for its own.
+
+    fn control(
+        &self,
+        id: &str,
+        act: impl FnOnce(&mut Core, &str, Micros) -> Result<u32, TaskError>,
+    ) -> Result<TaskView, TaskError> {
+        let inner = &self.inner;
+        let now = inner.now();
+        let (snapshot, wanted) = {
+            let mut core = inner.core();
+            let task = act(&mut core, id, now)?;
+            (core.snapshot(task), core.wanted_at(now))
+        };
+        inner.nudge(wanted);
+        inner.tell();
+        self.view(snapshot, id)
+    }
+
+    /// Runs a task now, beside its schedule; `payload` stands in for its own. The answer is the record of a
+    /// run that is under way, or in line.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such task, its state does not allow it, or a run is under way and the overlap policy
+    /// allows no other.
     pub async fn trigger(&self, id: &str, payload: Option<Value>) -> Result<RunView, TaskError> {
-        Err(TaskError::Stopped)
+        let inner = &self.inner;
+        let payload = payload.as_ref().map(|payload| payload_text("payload", payload)).transpose()?;
+        // A null in place of a payload is a payload all the same.
+        let payload = payload.map(|text| text.map_or_else(|| "null".into(), Arc::from));
+        let now = inner.now();
+        let (snapshot, wanted) = {
+            let mut core = inner.core();
+            let record = core.trigger(id, payload, now)?;
+            (core.run_snapshot(record), core.wanted_at(now))
+        };
+        inner.nudge(wanted);
+        inner.tell();
+        snapshot.map(|run| run.view(&inner.node)).ok_or_else(|| TaskError::NotFound(id.to_owned()))
     }
+
+    /// A page of the tasks that match, in the order of their creation as a rule: a task may take the place
+    /// of one that was removed. A task that is there throughout stands on exactly one page.
+    ///
+    /// # Errors
+    ///
+    /// If the limit or the cursor is wrong.
     pub async fn list(&self, filter: &TaskFilter, page: &Page) -> Result<Paged<TaskView>, TaskError> {
-        Err(TaskError::Stopped)
+        let inner = &self.inner;
+        let limit = checked_limit(page)?;
+        let from = cursor(page)?.unwrap_or(0);
+        let from =
+            u32::try_from(from).map_err(|_| TaskError::invalid("cursor", "is not one of this list"))?;
+        let filter = Filter::new(filter, &inner.executors);
+        let mut search = Search::from(from);
+        // The lock is let go between stretches, so that looking through a million tasks delays no run.
+        while !inner.core().search(&filter, limit, &mut search) {
+            tokio::task::yield_now().await;
+        }
+        let items = search.found.into_iter().map(|task| {
+            let executor = inner.executors.name_of(task.def.executor);
+            task.view(&executor)
+        });
+        Ok(Paged {
+            items: items.collect(),
+            total: search.total,
+            next_cursor: search.next.map(|place| place.to_string()),
+        })
     }
-    /// Newest first.
+
+    /// A page of a task's records, newest first.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such task, or the limit or the cursor is wrong.
     pub async fn runs(&self, id: &str, page: &Page) -> Result<Paged<RunView>, TaskError> {
-        Err(TaskError::Stopped)
+        let limit = checked_limit(page)?;
+        let before = cursor(page)?;
+        let (runs, total, next) = {
+            let core = self.inner.core();
+            let task = core.find(id).ok_or_else(|| TaskError::NotFound(id.to_owned()))?;
+            core.run_page(task, before, limit)
+        };
+        Ok(Paged {
+            items: runs.into_iter().map(|run| run.view(&self.inner.node)).collect(),
+            total,
+            next_cursor: next.map(|number| number.to_string()),
+        })
     }
+
+    /// The record of one run.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or none any more.
     pub async fn run(&self, id: RunId) -> Result<RunView, TaskError> {
-        Err(TaskError::Stopped)
+        let snapshot = {
+            let core = self.inner.core();
+            core.ids().record(id).and_then(|number| core.run_snapshot(number))
+        };
+        snapshot.map(|run| run.view(&self.inner.node)).ok_or_else(|| TaskError::RunNotFound(id.to_string()))
     }
+
+    /// The next times of a schedule that would be given now, without creating anything; `from` looks from a
+    /// later time on. 1 to 1000 times.
+    ///
+    /// # Errors
+    ///
+    /// If a field is wrong.
     pub fn preview(
         &self,
         schedule: &ScheduleSpec,
         times: usize,
         from: Option<Timestamp>,
     ) -> Result<Vec<Timestamp>, TaskError> {
-        Err(TaskError::Stopped)
+        if !(1..=1000).contains(&times) {
+            return Err(TaskError::invalid("times", "must be from 1 to 1000"));
+        }
+        let now = self.inner.now();
+        let admitted = admit(schedule, now)?;
+        let bounds = Bounds { anchor: now, start: admitted.start, end: admitted.end };
+        let mut after = from.map_or(now, |from| ceil_micros(from).saturating_sub(1)).max(now);
+        if admitted.schedule.is_once() && from.is_none() {
+            after = Micros::MIN;
+        }
+        let times = if admitted.max_runs == 0 { times } else { times.min(admitted.max_runs as usize) };
+        let mut found = Vec::new();
+        while found.len() < times
+            && let Some(next) = admitted.schedule.next_after(&bounds, after)
+        {
+            found.push(timestamp(next));
+            after = next;
+        }
+        Ok(found)
     }
+
+    /// The scheduler as it stands.
+    #[must_use]
     pub fn status(&self) -> SchedulerStatus {
+        let inner = &self.inner;
+        let now = inner.now();
+        let mut core = inner.core();
+        let (lateness, due_rate) = core.stats.recent(now);
+        let counts = TaskStatus::ALL.into_iter().map(|status| (status, core.table.count(status)));
         SchedulerStatus {
-            running: false,
-            total_tasks: 0,
-            status_counts: std::collections::BTreeMap::new(),
-            active_runs: 0,
-            queued_runs: 0,
-            waiting_tasks: 0,
-            due_rate: 0.0,
-            lateness: crate::view::Lateness::default(),
-            runs: crate::view::RunTotals::default(),
-            store: crate::view::StoreStatus::default(),
-            cluster: crate::view::ClusterStatus::default(),
-            next_run_at: None,
+            running: core.running,
+            total_tasks: core.table.len() as u64,
+            status_counts: counts.filter(|(_, count)| *count > 0).collect(),
+            active_runs: core.active_count as u64,
+            queued_runs: core.queued() as u64,
+            waiting_tasks: core.waiting_tasks() as u64,
+            due_rate,
+            lateness,
+            runs: core.stats.totals(),
+            store: StoreStatus { kind: "memory".to_owned(), durable: false, healthy: true, last_error: None },
+            cluster: ClusterStatus {
+                node: inner.node.clone(),
+                members: vec![inner.node.clone()],
+                shards: 1,
+                owned: 1,
+            },
+            next_run_at: Some(core.earliest(now)).filter(|next| *next != NEVER).map(timestamp),
         }
     }
+
+    /// What can run tasks.
     #[must_use]
     pub fn executors(&self) -> Vec<ExecutorInfo> {
         self.inner.executors.list()
     }
+
+    /// The registry of executors, to register one's own.
     #[must_use]
     pub fn registry(&self) -> &ExecutorRegistry {
         &self.inner.executors
     }
-    pub fn report_metrics(&self) {}
+
+    /// Inserts a plugin's task, or updates it: by (plugin, id). A task that was suspended with its plugin
+    /// runs again; what an operator paused stays paused.
+    ///
+    /// # Errors
+    ///
+    /// If a field is wrong, or the id is that of somebody else's task.
     pub async fn upsert_owned(&self, plugin: &str, spec: TaskSpec) -> Result<TaskView, TaskError> {
-        Err(TaskError::Stopped)
+        let inner = &self.inner;
+        let present = {
+            let core = inner.core();
+            core.find(&spec.id).and_then(|task| core.snapshot(task))
+        };
+        let Some(present) = present else { return self.create_for(spec, Some(plugin)).await };
+        if present.def.owner() != Some(plugin) {
+            return Err(TaskError::Exists(spec.id));
+        }
+        let now = inner.now();
+        let def = Def::admit(&spec, Some(plugin), &inner.executors, now)?;
+        let is_same = same_definition(&present.def, &def, &inner.executors);
+        let (snapshot, wanted) = {
+            let mut core = inner.core();
+            let task = if is_same {
+                core.find(&spec.id).ok_or_else(|| TaskError::NotFound(spec.id.clone()))?
+            } else {
+                core.replace(Arc::new(def), None, now)?
+            };
+            core.lift(task, flag::SUSPENDED, now);
+            (core.snapshot(task), core.wanted_at(now))
+        };
+        inner.nudge(wanted);
+        inner.tell();
+        self.view(snapshot, &spec.id)
     }
+
+    /// A plugin has stopped: its tasks rest, and their runs are cancelled. Tells how many tasks it has.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not take the change.
     pub async fn suspend_owned(&self, plugin: &str) -> Result<usize, TaskError> {
-        Err(TaskError::Stopped)
+        let now = self.inner.now();
+        let mut core = self.inner.core();
+        let tasks = core.owned_by(plugin);
+        for task in &tasks {
+            core.suspend(*task, now);
+        }
+        Ok(tasks.len())
     }
+
+    /// A plugin has been unloaded: its tasks go. Tells how many there were.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not take the change.
     pub async fn remove_owned(&self, plugin: &str) -> Result<usize, TaskError> {
-        Err(TaskError::Stopped)
+        let now = self.inner.now();
+        let mut core = self.inner.core();
+        let tasks = core.owned_by(plugin);
+        for task in &tasks {
+            core.remove(*task, now);
+        }
+        Ok(tasks.len())
     }
+
+    fn view(&self, snapshot: Option<TaskSnapshot>, id: &str) -> Result<TaskView, TaskError> {
+        let snapshot = snapshot.ok_or_else(|| TaskError::NotFound(id.chars().take(128).collect()))?;
+        let executor = self.inner.executors.name_of(snapshot.def.executor);
+        Ok(snapshot.view(&executor))
+    }
+}
+
+/// Whether two definitions say the same.
+fn same_definition(a: &Def, b: &Def, executors: &ExecutorRegistry) -> bool {
+    a.executor == b.executor && {
+        let executor = executors.name_of(a.executor);
+        a.to_spec(&executor) == b.to_spec(&executor)
+    }
+}
+
+fn checked_limit(page: &Page) -> Result<usize, TaskError> {
+    if (1..=1000).contains(&page.limit) {
+        Ok(page.limit)
+    } else {
+        Err(TaskError::invalid("limit", "must be from 1 to 1000"))
+    }
+}
+
+fn cursor(page: &Page) -> Result<Option<u64>, TaskError> {
+    page.cursor
+        .as_deref()
+        .map(|text| text.parse().map_err(|_| TaskError::invalid("cursor", "is not one of this list")))
+        .transpose()
 }
 
 impl std::fmt::Debug for Scheduler {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Scheduler").finish_non_exhaustive()
+        f.debug_struct("Scheduler").field("node", &self.inner.node).finish_non_exhaustive()
     }
 }

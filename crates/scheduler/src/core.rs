@@ -1,0 +1,487 @@
+//! All tasks of this node and what they do, behind one lock and without a clock, a thread or a wait.
+//!
+//! The layout is what makes a million tasks cheap: a task is one place in a table of blocks that never
+//! move, one shared definition, one 16-byte timer entry and one 8-byte index entry. Whatever few tasks need
+//! stands beside it in a box of its own.
+
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use crate::def::Def;
+use crate::executor::{ExecutorKey, ExecutorRegistry, Registration, RunCell};
+use crate::history::{History, Note, Record};
+use crate::id::RunId;
+use crate::notice::{Notice, NoticeKind};
+use crate::schedule::{Micros, NEVER};
+use crate::scheduler::SchedulerConfig;
+use crate::stats::Stats;
+use crate::timer::{Entry, Kind, Timer};
+use crate::view::{RunOrigin, RunOutcome, TaskStatus};
+
+mod control;
+mod depend;
+mod finish;
+mod fire;
+mod index;
+mod query;
+mod table;
+
+pub(crate) use control::Insert;
+pub(crate) use finish::Ended;
+pub(crate) use fire::Launch;
+pub(crate) use query::{Filter, Search, TaskSnapshot};
+
+use index::Index;
+use table::Table;
+
+/// No place.
+pub(crate) const NONE: u32 = u32::MAX;
+
+/// Why a task does not stand in the timer as usual.
+pub(crate) mod flag {
+    /// An operator has paused it.
+    pub(crate) const PAUSED: u16 = 1;
+    /// Its plugin has stopped.
+    pub(crate) const SUSPENDED: u16 = 1 << 1;
+    /// Has been cancelled.
+    pub(crate) const CANCELED: u16 = 1 << 2;
+    /// The store has not yet taken it.
+    pub(crate) const HELD: u16 = 1 << 3;
+    /// Is due, and its executor is absent.
+    pub(crate) const WAITS_EXECUTOR: u16 = 1 << 4;
+    /// Is due, and the tasks that it runs after have not run.
+    pub(crate) const WAITS_AFTER: u16 = 1 << 5;
+    /// The last run that ended has failed.
+    pub(crate) const LAST_FAILED: u16 = 1 << 6;
+    /// Other tasks run after this one.
+    pub(crate) const HAS_DEPENDENTS: u16 = 1 << 7;
+    /// Its next time is reckoned from the end of the run under way.
+    pub(crate) const AWAITS_END: u16 = 1 << 8;
+
+    /// Not to be started by its schedule.
+    pub(crate) const AT_REST: u16 = PAUSED | SUSPENDED | CANCELED | HELD;
+}
+
+/// One task.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) def: Option<Arc<Def>>,
+    /// The time that it is due at without its jitter; [`NEVER`] for none.
+    pub(crate) next: Micros,
+    /// The latest time that a run was planned for: none is planned for it or an earlier one again.
+    pub(crate) planned: Micros,
+    /// What intervals and delays count from.
+    pub(crate) anchor: Micros,
+    /// When it was created, unique among all tasks: the incarnation.
+    pub(crate) created: Micros,
+    pub(crate) updated: Micros,
+    pub(crate) last_run: Micros,
+    /// The number of its newest record.
+    pub(crate) last_record: u64,
+    pub(crate) run_count: u64,
+    pub(crate) side: Option<Box<Side>>,
+    pub(crate) failure_count: u32,
+    /// How many scheduled runs have been planned, for `max_runs`.
+    pub(crate) fired: u32,
+    pub(crate) version: u32,
+    /// The first of its runs under way.
+    pub(crate) active_first: u32,
+    pub(crate) active_count: u32,
+    pub(crate) flags: u16,
+}
+
+/// What few tasks need.
+#[derive(Debug, Default)]
+pub(crate) struct Side {
+    pub(crate) last_error: Option<Box<str>>,
+    /// Runs that wait for an earlier one of the same task.
+    pub(crate) queue: VecDeque<Ready>,
+    /// Which of the tasks that it runs after have run, a bit for each.
+    pub(crate) after_met: u64,
+}
+
+/// A run that may start as soon as there is room.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    pub(crate) priority: i8,
+    pub(crate) task: u32,
+    pub(crate) incarnation: Micros,
+    pub(crate) record: u64,
+    pub(crate) scheduled: Micros,
+    pub(crate) due: Micros,
+    pub(crate) origin: RunOrigin,
+    pub(crate) payload: Option<Arc<str>>,
+}
+
+impl PartialEq for Ready {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Ready {}
+
+impl PartialOrd for Ready {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// The greatest goes first: the higher priority, then what has waited longer.
+impl Ord for Ready {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.priority.cmp(&other.priority).then(other.record.cmp(&self.record))
+    }
+}
+
+/// A run that has started and not ended.
+#[derive(Debug)]
+pub(crate) struct Active {
+    pub(crate) cell: Arc<RunCell>,
+    /// Its task; [`NONE`] once that has been removed.
+    pub(crate) task: u32,
+    pub(crate) before: u32,
+    pub(crate) after: u32,
+    pub(crate) record: u64,
+    pub(crate) due: Micros,
+    /// When its next attempt is; [`NEVER`] while one is under way.
+    pub(crate) retry_at: Micros,
+    pub(crate) attempt: u16,
+    /// Whether its start has been told.
+    pub(crate) told: bool,
+}
+
+/// A group's runs.
+#[derive(Debug, Default)]
+pub(crate) struct GroupState {
+    pub(crate) active: u32,
+    pub(crate) waiting: BinaryHeap<Ready>,
+}
+
+/// Everything behind the lock.
+pub(crate) struct Core {
+    pub(crate) config: SchedulerConfig,
+    pub(crate) table: Table,
+    index: Index,
+    pub(crate) timer: Timer,
+    pub(crate) history: History,
+    active: Vec<Option<Active>>,
+    active_free: Vec<u32>,
+    /// How many runs count against the bound.
+    pub(crate) active_count: usize,
+    backlog: BinaryHeap<Ready>,
+    groups: HashMap<Box<str>, GroupState>,
+    /// Due tasks by the executor that is absent.
+    waiting: HashMap<ExecutorKey, Vec<u32>>,
+    /// Runs by the executor that is absent.
+    parked: HashMap<ExecutorKey, Vec<Ready>>,
+    parked_count: usize,
+    /// Runs whose next attempt is due while their executor is absent.
+    retries_waiting: Vec<u32>,
+    /// Which tasks run after a task: the task and the place of the edge in its list.
+    dependents: HashMap<u32, Vec<(u32, u8)>>,
+    executors: ExecutorRegistry,
+    present: Vec<Option<Arc<Registration>>>,
+    generation: u64,
+    pub(crate) notices: VecDeque<Notice>,
+    /// Whether anybody wants notices.
+    pub(crate) tells: bool,
+    pub(crate) stats: Stats,
+    last_unique: Micros,
+    /// The time at the latest call that brought one.
+    last_seen: Micros,
+    ids: RunIds,
+    pub(crate) stopped: bool,
+    pub(crate) running: bool,
+}
+
+/// What the ids of this scheduler's runs begin with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RunIds {
+    pub(crate) begun_ms: u64,
+    pub(crate) salt: u32,
+}
+
+impl RunIds {
+    pub(crate) fn id(self, record: u64) -> RunId {
+        RunId::compose(self.begun_ms, self.salt, record)
+    }
+
+    /// The number of the record, if the id is one of this scheduler's.
+    pub(crate) fn record(self, id: RunId) -> Option<u64> {
+        (self.id(id.seq()) == id).then(|| id.seq())
+    }
+}
+
+impl Core {
+    pub(crate) fn new(
+        config: SchedulerConfig,
+        executors: ExecutorRegistry,
+        ids: RunIds,
+        now: Micros,
+    ) -> Self {
+        Self {
+            table: Table::default(),
+            index: Index::new(),
+            timer: Timer::new(now),
+            history: History::new(config.max_records),
+            active: Vec::new(),
+            active_free: Vec::new(),
+            active_count: 0,
+            backlog: BinaryHeap::new(),
+            groups: HashMap::new(),
+            waiting: HashMap::new(),
+            parked: HashMap::new(),
+            parked_count: 0,
+            retries_waiting: Vec::new(),
+            dependents: HashMap::new(),
+            executors,
+            present: Vec::new(),
+            generation: u64::MAX,
+            notices: VecDeque::new(),
+            tells: false,
+            stats: Stats::new(now),
+            last_unique: now,
+            last_seen: now,
+            ids,
+            stopped: false,
+            running: false,
+            config,
+        }
+    }
+
+    /// A time that has not been given before: the present one, or a little later.
+    fn unique(&mut self, now: Micros) -> Micros {
+        self.last_unique = now.max(self.last_unique + 1);
+        self.last_unique
+    }
+
+    /// Puts the task's next time into the timer, if it is to stand there.
+    fn arm(&mut self, task: u32) {
+        let Some(slot) = self.table.get(task) else { return };
+        let Some(def) = &slot.def else { return };
+        if slot.next == NEVER || slot.flags & flag::AT_REST != 0 {
+            return;
+        }
+        let entry = Entry {
+            at: slot.next.saturating_add(def.jitter()),
+            rank: rank(def.priority),
+            kind: Kind::Task,
+            index: task,
+        };
+        self.timer.insert(entry);
+        // Stale entries are left in the timer; once they are many, they are swept out together.
+        if self.timer.len() > 1024 && self.timer.len() > 2 * (self.table.len() + self.active_count) {
+            self.sweep();
+        }
+    }
+
+    fn sweep(&mut self) {
+        let (table, active) = (&self.table, &self.active);
+        // One task may have left several entries with its present time.
+        let mut seen = vec![false; table.end() as usize];
+        self.timer.retain(|entry| match entry.kind {
+            Kind::Task => {
+                let is_live = table.get(entry.index).is_some_and(|slot| {
+                    let at = slot.def.as_ref().map(|def| slot.next.saturating_add(def.jitter()));
+                    at == Some(entry.at) && slot.flags & flag::AT_REST == 0
+                });
+                is_live
+                    && seen.get_mut(entry.index as usize).is_some_and(|seen| !std::mem::replace(seen, true))
+            }
+            Kind::Attempt => active
+                .get(entry.index as usize)
+                .and_then(Option::as_ref)
+                .is_some_and(|run| run.retry_at == entry.at),
+        });
+    }
+
+    /// The task's state follows from its parts, here and nowhere else.
+    fn settle(&mut self, task: u32) {
+        let Some(slot) = self.table.get(task) else { return };
+        let status = if slot.flags & flag::CANCELED != 0 {
+            TaskStatus::Canceled
+        } else if slot.flags & (flag::PAUSED | flag::SUSPENDED) != 0 {
+            TaskStatus::Paused
+        } else if slot.active_count > 0 {
+            TaskStatus::Running
+        } else if slot.next != NEVER || self.waits_for_others(slot) {
+            TaskStatus::Pending
+        } else if slot.flags & flag::LAST_FAILED != 0 {
+            TaskStatus::Failed
+        } else {
+            TaskStatus::Completed
+        };
+        self.table.set_status(task, status);
+    }
+
+    /// Whether a run may still come although no time is set.
+    fn waits_for_others(&self, slot: &Slot) -> bool {
+        let queued = slot.side.as_ref().is_some_and(|side| !side.queue.is_empty());
+        let dependent = slot.def.as_ref().is_some_and(|def| {
+            matches!(def.schedule, crate::schedule::Schedule::Dependent)
+                && (def.max_runs == 0 || slot.fired < def.max_runs)
+        });
+        queued || dependent
+    }
+
+    fn side(slot: &mut Slot) -> &mut Side {
+        slot.side.get_or_insert_default()
+    }
+
+    /// Opens a record for a run of the task.
+    #[expect(clippy::too_many_arguments, reason = "these are the record's fields")]
+    fn open_record(
+        &mut self,
+        task: u32,
+        origin: RunOrigin,
+        outcome: RunOutcome,
+        scheduled: Micros,
+        started: Micros,
+        times: u64,
+        note: Option<Note>,
+    ) -> u64 {
+        let Some(slot) = self.table.get_mut(task) else { return 0 };
+        let record = Record {
+            previous: slot.last_record,
+            scheduled,
+            started,
+            ended: NEVER,
+            incarnation: slot.created,
+            task,
+            times: u32::try_from(times).unwrap_or(u32::MAX),
+            attempt: 1,
+            outcome,
+            origin,
+            note: note.map(Box::new),
+        };
+        let number = self.history.push(record);
+        slot.last_record = number;
+        number
+    }
+
+    /// Records that a run does not take place.
+    fn skip(
+        &mut self,
+        task: u32,
+        origin: RunOrigin,
+        scheduled: Micros,
+        now: Micros,
+        times: u64,
+        reason: impl Into<Box<str>>,
+    ) -> u64 {
+        let reason = reason.into();
+        let note = Note { skip_reason: Some(reason.clone()), ..Note::default() };
+        let number = self.open_record(task, origin, RunOutcome::Skipped, scheduled, NEVER, times, Some(note));
+        if let Some(record) = self.history.get_mut(number) {
+            record.ended = now;
+            record.attempt = 0;
+        }
+        self.stats.skipped += times;
+        self.tell_run(task, NoticeKind::Skipped, number, scheduled, now, 0, origin, Some(reason));
+        number
+    }
+
+    fn tell_task(&mut self, task: u32, kind: NoticeKind, now: Micros) {
+        if !self.tells {
+            return;
+        }
+        if let Some(def) = self.table.get(task).and_then(|slot| slot.def.clone()) {
+            self.notices.push_back(Notice {
+                def,
+                kind,
+                run: None,
+                scheduled: NEVER,
+                at: now,
+                started: NEVER,
+                attempt: 0,
+                origin: RunOrigin::Schedule,
+                text: None,
+            });
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "these are the notice's fields")]
+    fn tell_run(
+        &mut self,
+        task: u32,
+        kind: NoticeKind,
+        record: u64,
+        scheduled: Micros,
+        now: Micros,
+        attempt: u16,
+        origin: RunOrigin,
+        text: Option<Box<str>>,
+    ) {
+        if !self.tells {
+            return;
+        }
+        if let Some(def) = self.table.get(task).and_then(|slot| slot.def.clone()) {
+            let run = Some(self.ids.id(record));
+            let notice = Notice { def, kind, run, scheduled, at: now, started: NEVER, attempt, origin, text };
+            self.notices.push_back(notice);
+        }
+    }
+
+    /// When a worker or the driver is wanted: now, at a time, or never unless something changes.
+    pub(crate) fn wanted_at(&self, now: Micros) -> Micros {
+        let has_room = self.active_count < self.config.max_concurrent_tasks;
+        if !self.running || !has_room {
+            return NEVER;
+        }
+        if self.backlog.is_empty() { self.timer.next_at() } else { now }
+    }
+
+    /// When the next task is due, as far as it is known without going through all of them.
+    pub(crate) fn earliest(&mut self, now: Micros) -> Micros {
+        self.timer.turn(now);
+        self.timer.first_at()
+    }
+
+    pub(crate) fn active_run(&self, index: u32) -> Option<&Active> {
+        self.active.get(index as usize).and_then(Option::as_ref)
+    }
+
+    pub(crate) fn active_run_mut(&mut self, index: u32) -> Option<&mut Active> {
+        self.active.get_mut(index as usize).and_then(Option::as_mut)
+    }
+
+    /// How many runs wait for their turn.
+    pub(crate) fn queued(&self) -> usize {
+        self.backlog.len()
+            + self.parked_count
+            + self.groups.values().map(|group| group.waiting.len()).sum::<usize>()
+    }
+
+    /// How many due tasks wait for an executor.
+    pub(crate) fn waiting_tasks(&self) -> usize {
+        self.waiting.values().map(Vec::len).sum()
+    }
+
+    pub(crate) const fn ids(&self) -> RunIds {
+        self.ids
+    }
+}
+
+/// The rank of a priority in the timer, where the lower goes first.
+fn rank(priority: i8) -> u8 {
+    (127 - i16::from(priority)).clamp(0, 255) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_takes_little() {
+        assert!(size_of::<Slot>() <= 120, "{}", size_of::<Slot>());
+        assert!(size_of::<Def>() <= 104, "{}", size_of::<Def>());
+        assert_eq!(size_of::<Entry>(), 16);
+    }
+
+    #[test]
+    fn the_higher_priority_has_the_lower_rank() {
+        assert!(rank(100) < rank(0));
+        assert!(rank(0) < rank(-100));
+    }
+}

@@ -1,0 +1,423 @@
+//! What callers do to tasks.
+
+use std::sync::Arc;
+
+use super::finish::Ended;
+use super::{Core, NONE, Slot, flag};
+use crate::def::Def;
+use crate::error::TaskError;
+use crate::notice::NoticeKind;
+use crate::schedule::{Micros, NEVER, Schedule};
+use crate::spec::Overlap;
+use crate::view::{RunOrigin, RunOutcome, TaskStatus};
+
+/// What an operator asks of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action {
+    Pause,
+    Resume,
+    Cancel,
+    Trigger,
+}
+
+/// Which actions each state allows: the one table of it.
+pub(crate) const fn allows(status: TaskStatus, action: Action) -> Result<(), &'static str> {
+    use Action::{Cancel, Pause, Resume, Trigger};
+    use TaskStatus::{Canceled, Completed, Failed, Paused, Pending, Running};
+    match (status, action) {
+        (Pending | Running, Pause | Cancel)
+        | (Paused, Resume | Cancel)
+        | (Pending | Running | Paused | Completed | Failed, Trigger) => Ok(()),
+        (Pending | Running, Resume) => Err("only a paused task can be resumed"),
+        (Paused, Pause) => Err("it is paused already"),
+        (Completed | Failed, Pause | Resume | Cancel) => Err("it is done"),
+        (Canceled, Cancel) => Err("it is canceled already"),
+        (Canceled, Pause | Resume | Trigger) => Err("it has been canceled"),
+    }
+}
+
+/// What a new task begins as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Insert {
+    /// Ready to run.
+    Ready,
+    /// Not to be run before [`Core::release`]: the store has not taken it yet.
+    Held,
+}
+
+impl Core {
+    fn place(&self, id: &str) -> Result<u32, TaskError> {
+        self.find(id).ok_or_else(|| TaskError::NotFound(id.chars().take(128).collect()))
+    }
+
+    fn seen(&mut self, now: Micros) -> Micros {
+        self.last_seen = self.last_seen.max(now);
+        now
+    }
+
+    pub(super) fn check_action(&self, task: u32, action: Action) -> Result<(), TaskError> {
+        let status = self.table.status(task).unwrap_or(TaskStatus::Canceled);
+        allows(status, action).map_err(|detail| self.conflict(task, detail))
+    }
+
+    fn conflict(&self, task: u32, detail: &str) -> TaskError {
+        let id = self.table.get(task).and_then(|slot| slot.def.as_ref()).map(|def| def.id.to_string());
+        TaskError::Conflict {
+            id: id.unwrap_or_default(),
+            state: self.table.status(task).unwrap_or(TaskStatus::Canceled),
+            detail: detail.to_owned(),
+        }
+    }
+
+    /// Takes a new task in.
+    pub(crate) fn insert(&mut self, def: Arc<Def>, how: Insert, now: Micros) -> Result<u32, TaskError> {
+        if self.stopped {
+            return Err(TaskError::Stopped);
+        }
+        if self.find(&def.id).is_some() {
+            return Err(TaskError::Exists(def.id.to_string()));
+        }
+        if self.table.len() >= self.config.max_tasks {
+            return Err(TaskError::Full(format!("there are {} tasks", self.config.max_tasks)));
+        }
+        if !def.after().is_empty() {
+            self.check_edges(&def)?;
+        }
+        self.seen(now);
+        let created = self.unique(now);
+        let mut slot = Slot::new(Arc::clone(&def), created);
+        slot.anchor = now;
+        slot.next = first_time(&def, now);
+        if how == Insert::Held {
+            slot.flags |= flag::HELD;
+        }
+        let task = self.table.insert(slot, TaskStatus::Pending);
+        self.index.insert(&def.id, task);
+        if !def.after().is_empty() {
+            self.link_edges(task, &def);
+        }
+        if how == Insert::Ready {
+            self.arm(task);
+            self.tell_task(task, NoticeKind::Scheduled, now);
+        }
+        Ok(task)
+    }
+
+    /// The store has taken the task: it may run.
+    pub(crate) fn release(&mut self, task: u32, now: Micros) {
+        if let Some(slot) = self.table.get_mut(task) {
+            slot.flags &= !flag::HELD;
+            self.arm(task);
+            self.tell_task(task, NoticeKind::Scheduled, now);
+        }
+    }
+
+    /// Puts another definition in place of the task's. Runs under way go on as they began.
+    pub(crate) fn replace(
+        &mut self,
+        def: Arc<Def>,
+        if_version: Option<u64>,
+        now: Micros,
+    ) -> Result<u32, TaskError> {
+        let task = self.place(&def.id)?;
+        self.check_version(task, if_version)?;
+        if !def.after().is_empty() {
+            self.check_edges(&def)?;
+        }
+        self.seen(now);
+        let before = self.table.get(task).and_then(|slot| slot.def.clone());
+        let Some(before) = before else { return Err(TaskError::NotFound(def.id.to_string())) };
+        self.unlink_edges(task, &before);
+        let is_same_schedule = before.schedule_spec() == def.schedule_spec();
+        let is_same_after = before.after() == def.after();
+        if let Some(slot) = self.table.get_mut(task) {
+            slot.flags &= !(flag::CANCELED | flag::WAITS_EXECUTOR | flag::WAITS_AFTER | flag::AWAITS_END);
+            if !is_same_schedule {
+                slot.anchor = now;
+                slot.fired = 0;
+                slot.next = first_time(&def, now);
+                if slot.next <= slot.planned {
+                    slot.next = def.schedule.next_after(&def.bounds(now), slot.planned).unwrap_or(NEVER);
+                }
+            } else if slot.next == NEVER {
+                let is_done = def.max_runs > 0 && slot.fired >= def.max_runs;
+                let after = slot.planned.max(now);
+                let after = if slot.planned == Micros::MIN { now } else { after };
+                let next = def.schedule.next_after(&def.bounds(slot.anchor), after);
+                slot.next = if is_done { NEVER } else { next.unwrap_or(NEVER) };
+            }
+            if !is_same_after && let Some(side) = &mut slot.side {
+                side.after_met = 0;
+            }
+            slot.def = Some(Arc::clone(&def));
+            slot.version = slot.version.saturating_add(1);
+            slot.updated = now.max(slot.created);
+        }
+        self.link_edges(task, &def);
+        self.arm(task);
+        self.settle(task);
+        self.tell_task(task, NoticeKind::Scheduled, now);
+        Ok(task)
+    }
+
+    pub(crate) fn check_version(&self, task: u32, expected: Option<u64>) -> Result<(), TaskError> {
+        let Some(slot) = self.table.get(task) else { return Ok(()) };
+        let present = u64::from(slot.version);
+        match expected {
+            Some(expected) if expected != present => Err(TaskError::VersionMismatch {
+                id: slot.def.as_ref().map(|def| def.id.to_string()).unwrap_or_default(),
+                expected,
+                present,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the task may be removed, and its place.
+    pub(crate) fn check_remove(&self, id: &str, if_version: Option<u64>) -> Result<u32, TaskError> {
+        let task = self.place(id)?;
+        self.check_version(task, if_version)?;
+        let dependents = self.dependents_of(task);
+        if dependents.is_empty() { Ok(task) } else { Err(TaskError::InUse { id: id.to_owned(), dependents }) }
+    }
+
+    /// Takes the task out with all that waits for it; its runs under way are cancelled.
+    pub(crate) fn remove(&mut self, task: u32, now: Micros) {
+        self.seen(now);
+        let Some(def) = self.table.get(task).and_then(|slot| slot.def.clone()) else { return };
+        let is_live = !matches!(
+            self.table.status(task),
+            Some(TaskStatus::Completed | TaskStatus::Failed | TaskStatus::Canceled)
+        );
+        self.drop_queued(task, now, "the task has been removed");
+        if is_live {
+            self.tell_task(task, NoticeKind::Canceled, now);
+        }
+        self.unlink_edges(task, &def);
+        self.dependents.remove(&task);
+        // The runs go on without a task until their executors have let go.
+        let mut next = self.table.get(task).map_or(NONE, |slot| slot.active_first);
+        let mut resting = Vec::new();
+        while let Some(active) = self.active_run_mut(next) {
+            active.cell.cancel.cancel();
+            active.task = NONE;
+            let after = active.after;
+            active.before = NONE;
+            active.after = NONE;
+            if active.retry_at != NEVER {
+                resting.push(next);
+            }
+            next = after;
+        }
+        for run in resting {
+            self.end(run, Ended::Canceled("the task has been removed".into()), None, now);
+        }
+        self.index.remove(&def.id, task);
+        self.table.remove(task);
+    }
+
+    pub(crate) fn check(&self, id: &str, action: Action) -> Result<u32, TaskError> {
+        let task = self.place(id)?;
+        self.check_action(task, action)?;
+        Ok(task)
+    }
+
+    pub(crate) fn pause(&mut self, id: &str, now: Micros) -> Result<u32, TaskError> {
+        let task = self.place(id)?;
+        // A task that its plugin has suspended shows as paused, and can be paused by an operator as well.
+        let is_suspended = self.table.get(task).is_some_and(|slot| {
+            slot.flags & flag::SUSPENDED != 0 && slot.flags & (flag::PAUSED | flag::CANCELED) == 0
+        });
+        if !is_suspended {
+            self.check_action(task, Action::Pause)?;
+        }
+        self.seen(now);
+        if let Some(slot) = self.table.get_mut(task) {
+            slot.flags |= flag::PAUSED;
+        }
+        self.settle(task);
+        self.tell_task(task, NoticeKind::Paused, now);
+        Ok(task)
+    }
+
+    pub(crate) fn resume(&mut self, id: &str, now: Micros) -> Result<u32, TaskError> {
+        let task = self.check(id, Action::Resume)?;
+        let suspended_only = self
+            .table
+            .get(task)
+            .is_some_and(|slot| slot.flags & flag::PAUSED == 0 && slot.flags & flag::SUSPENDED != 0);
+        if suspended_only {
+            return Err(self.conflict(task, "its plugin has stopped; it resumes when the plugin starts"));
+        }
+        self.seen(now);
+        self.lift(task, flag::PAUSED, now);
+        self.tell_task(task, NoticeKind::Resumed, now);
+        Ok(task)
+    }
+
+    /// Takes a reason for resting away, and lets the task run if none is left.
+    pub(crate) fn lift(&mut self, task: u32, reason: u16, now: Micros) {
+        let Some(slot) = self.table.get_mut(task) else { return };
+        slot.flags &= !reason;
+        if slot.flags & flag::AT_REST == 0 {
+            let Some(def) = slot.def.clone() else { return };
+            // Times that passed while it rested were meant to pass; a one-off task is run late instead.
+            if slot.next != NEVER && slot.next < now && !def.schedule.is_once() {
+                slot.flags &= !(flag::WAITS_EXECUTOR | flag::WAITS_AFTER);
+                let bounds = def.bounds(slot.anchor);
+                slot.next = def.schedule.next_after(&bounds, now).unwrap_or(NEVER);
+            }
+            self.arm(task);
+            self.start_queued(task);
+            self.release_if_met(task, now);
+        }
+        self.settle(task);
+    }
+
+    pub(crate) fn cancel(&mut self, id: &str, now: Micros) -> Result<u32, TaskError> {
+        let task = self.check(id, Action::Cancel)?;
+        self.seen(now);
+        if let Some(slot) = self.table.get_mut(task) {
+            slot.flags |= flag::CANCELED;
+            slot.flags &= !(flag::WAITS_EXECUTOR | flag::WAITS_AFTER | flag::AWAITS_END);
+            slot.next = NEVER;
+        }
+        self.drop_queued(task, now, "canceled");
+        self.drop_waiting(task, now, "canceled");
+        self.cancel_active(task);
+        self.settle(task);
+        self.tell_task(task, NoticeKind::Canceled, now);
+        Ok(task)
+    }
+
+    /// Closes the records of the task's runs that stand in line for room. What stands in the line itself is
+    /// passed over when its turn comes.
+    fn drop_waiting(&mut self, task: u32, now: Micros, reason: &str) {
+        let Some(slot) = self.table.get(task) else { return };
+        let under_way = {
+            let mut count = 0;
+            let mut next = slot.active_first;
+            while let Some(active) = self.active_run(next) {
+                count += 1;
+                next = active.after;
+            }
+            count
+        };
+        let left = slot.active_count.saturating_sub(under_way);
+        let records: Vec<u64> = self
+            .history
+            .chain(slot.last_record)
+            .filter(|(_, record)| record.outcome == RunOutcome::Queued)
+            .map(|(number, _)| number)
+            .take(left as usize)
+            .collect();
+        for record in records {
+            self.close_queued(task, record, now, reason);
+            if let Some(slot) = self.table.get_mut(task) {
+                slot.active_count -= 1;
+            }
+        }
+    }
+
+    /// Begins a run now. Tells the number of its record.
+    pub(crate) fn trigger(
+        &mut self,
+        id: &str,
+        payload: Option<Arc<str>>,
+        now: Micros,
+    ) -> Result<u64, TaskError> {
+        if self.stopped {
+            return Err(TaskError::Stopped);
+        }
+        let task = self.check(id, Action::Trigger)?;
+        let Some(slot) = self.table.get(task) else { return Err(TaskError::NotFound(id.to_owned())) };
+        if slot.flags & (flag::HELD | flag::SUSPENDED) != 0 {
+            return Err(self.conflict(task, "its plugin has stopped"));
+        }
+        let overlap = slot.def.as_ref().map(|def| def.overlap());
+        let queued = slot.side.as_ref().map_or(0, |side| side.queue.len());
+        let is_busy = slot.active_count > 0 || queued > 0;
+        let is_full = match overlap {
+            Some(Overlap::Skip) => is_busy,
+            Some(Overlap::QueueOne) => queued >= 1,
+            Some(Overlap::QueueAll) => queued >= self.config.max_queued_runs,
+            _ => false,
+        };
+        if is_busy && is_full {
+            return Err(self.conflict(task, "a run is under way, and its overlap policy allows no other"));
+        }
+        self.seen(now);
+        // Each caller's run has a time of its own, so that no two share a key. Rounding the unique time up
+        // must not make it lie ahead of the clock by more than the calls in this microsecond.
+        let scheduled = self.unique(now);
+        let (record, _) = self.begin(task, scheduled, now, RunOrigin::Trigger, payload, now);
+        self.settle(task);
+        Ok(record)
+    }
+
+    /// The plugin's tasks.
+    pub(crate) fn owned_by(&self, plugin: &str) -> Vec<u32> {
+        (0..self.table.end())
+            .filter(|task| {
+                self.table.get(*task).and_then(|slot| slot.def.as_ref()).and_then(|def| def.owner())
+                    == Some(plugin)
+            })
+            .collect()
+    }
+
+    /// The plugin has stopped: its task rests until it comes back.
+    pub(crate) fn suspend(&mut self, task: u32, now: Micros) {
+        self.seen(now);
+        if let Some(slot) = self.table.get_mut(task) {
+            slot.flags |= flag::SUSPENDED;
+        }
+        self.drop_queued(task, now, "its plugin has stopped");
+        self.drop_waiting(task, now, "its plugin has stopped");
+        self.cancel_active(task);
+        self.settle(task);
+    }
+
+    /// Asks every run that is under way to end. Those that wait for an attempt go on waiting.
+    pub(crate) fn cancel_all(&mut self) {
+        for active in self.active.iter().flatten().filter(|active| active.retry_at == NEVER) {
+            active.cell.cancel.cancel();
+        }
+    }
+
+    /// The plugin that owns the task.
+    pub(crate) fn owner_of(&self, id: &str) -> Result<Option<String>, TaskError> {
+        let task = self.place(id)?;
+        let def = self.table.get(task).and_then(|slot| slot.def.as_ref());
+        Ok(def.and_then(|def| def.owner()).map(str::to_owned))
+    }
+}
+
+/// The first time of a new schedule. A one-off time may lie a little in the past, and is due at once then.
+fn first_time(def: &Def, now: Micros) -> Micros {
+    if let Schedule::OnceAt(at) = def.schedule {
+        return at.max(def.bounds(now).start);
+    }
+    // An expression's present second has begun already; a delay of nothing means now.
+    let after = if matches!(def.schedule, Schedule::Cron(_)) { now } else { now - 1 };
+    def.schedule.next_after(&def.bounds(now), after).unwrap_or(NEVER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_says_what_it_allows() {
+        let allowed: Vec<_> = TaskStatus::ALL
+            .into_iter()
+            .map(|status| {
+                [Action::Pause, Action::Resume, Action::Cancel, Action::Trigger]
+                    .map(|action| u8::from(allows(status, action).is_ok()))
+            })
+            .collect();
+        assert_eq!(
+            allowed,
+            [[1, 0, 1, 1], [1, 0, 1, 1], [0, 1, 1, 1], [0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 0, 0]]
+        );
+    }
+}

@@ -1,0 +1,367 @@
+//! From what is due to runs that start.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Active, Core, NONE, Ready, flag};
+use crate::executor::{CancelFlag, Registration, RunCell};
+use crate::notice::NoticeKind;
+use crate::planner::{Missed, plan};
+use crate::schedule::{Micros, NEVER, timestamp};
+use crate::spec::Overlap;
+use crate::timer::{Entry, Kind};
+use crate::view::{RunOrigin, RunOutcome};
+
+/// A run that is to be started by whoever took it.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    pub(crate) run: u32,
+    pub(crate) cell: Arc<RunCell>,
+    pub(crate) registration: Arc<Registration>,
+    pub(crate) timeout: Duration,
+}
+
+/// How many due entries one look moves into line while there is no room for a run.
+const LINE_UP_MAX: usize = 4096;
+
+impl Core {
+    /// Takes up to `max` runs that are to start now. Tells whether there may be more.
+    pub(crate) fn take(&mut self, now: Micros, max: usize, out: &mut Vec<Launch>) -> bool {
+        if !self.running {
+            return false;
+        }
+        self.refresh_executors(now);
+        self.timer.turn(now);
+        let mut lined_up = 0;
+        while out.len() < max {
+            let has_room = self.active_count < self.config.max_concurrent_tasks;
+            if has_room && let Some(ready) = self.backlog.pop() {
+                self.launch(ready, now, out);
+                continue;
+            }
+            if !has_room {
+                // What is due stands in line by its priority until there is room.
+                lined_up += 1;
+                if lined_up > LINE_UP_MAX {
+                    return false;
+                }
+            }
+            let Some(entry) = self.timer.pop_due(now) else { return false };
+            match entry.kind {
+                Kind::Task => self.fire(entry, now),
+                Kind::Attempt => self.attempt_again(entry, now, out),
+            }
+        }
+        true
+    }
+
+    /// A task has come due.
+    fn fire(&mut self, entry: Entry, now: Micros) {
+        let task = entry.index;
+        let Some(slot) = self.table.get_mut(task) else { return };
+        let Some(def) = slot.def.clone() else { return };
+        let jitter = def.jitter();
+        let is_stale = slot.next == NEVER || slot.next.saturating_add(jitter) != entry.at;
+        if is_stale || slot.flags & (flag::AT_REST | flag::WAITS_EXECUTOR | flag::WAITS_AFTER) != 0 {
+            return;
+        }
+        if self.present.get(def.executor.0 as usize).is_none_or(Option::is_none) {
+            slot.flags |= flag::WAITS_EXECUTOR;
+            self.waiting.entry(def.executor).or_default().push(task);
+            return;
+        }
+        if !def.after().is_empty() {
+            let side = Self::side(slot);
+            if side.after_met != all_edges(def.after().len()) {
+                slot.flags |= flag::WAITS_AFTER;
+                return;
+            }
+            side.after_met = 0;
+        }
+        let runs_left = if def.max_runs == 0 { u32::MAX } else { def.max_runs.saturating_sub(slot.fired) };
+        let bounds = def.bounds(slot.anchor);
+        let plan =
+            plan(&def.schedule, &bounds, &def.misfire(), runs_left, slot.next, now.saturating_sub(jitter));
+        slot.planned = plan.more.last().copied().or(plan.run).unwrap_or(slot.next).max(slot.planned);
+        slot.next = NEVER;
+        if let Some(missed) = plan.missed {
+            self.skip_missed(task, missed, now);
+        }
+        let mut admitted = 0;
+        for scheduled in plan.run.into_iter().chain(plan.more) {
+            let due = scheduled.saturating_add(jitter);
+            let (_, is_in) = self.begin(task, scheduled, due, RunOrigin::Schedule, None, now);
+            admitted += u32::from(is_in);
+        }
+        let Some(slot) = self.table.get_mut(task) else { return };
+        slot.fired = slot.fired.saturating_add(admitted);
+        let is_done = def.max_runs > 0 && slot.fired >= def.max_runs;
+        if is_done {
+            // Nothing further is set.
+        } else if def.schedule.waits_for_end() && plan.next == NEVER {
+            if slot.active_count > 0 {
+                slot.flags |= flag::AWAITS_END;
+            } else {
+                slot.next = def.schedule.next_after(&bounds, now).unwrap_or(NEVER);
+            }
+        } else {
+            slot.next = plan.next;
+        }
+        self.arm(task);
+        self.settle(task);
+    }
+
+    fn skip_missed(&mut self, task: u32, missed: Missed, now: Micros) {
+        let reason = match (missed.times, missed.at_least) {
+            (1, _) => "missed: could not be run in time".to_owned(),
+            (times, false) => format!("missed: {times} times could not be run in time"),
+            (times, true) => format!("missed: {times} times or more could not be run in time"),
+        };
+        self.skip(task, RunOrigin::Schedule, missed.from, now, missed.times, reason);
+    }
+
+    /// Begins a run: it is put in line, behind others of its task, or left out. Tells the number of its
+    /// record, and whether it will be run.
+    pub(super) fn begin(
+        &mut self,
+        task: u32,
+        scheduled: Micros,
+        due: Micros,
+        origin: RunOrigin,
+        payload: Option<Arc<str>>,
+        now: Micros,
+    ) -> (u64, bool) {
+        let Some(slot) = self.table.get_mut(task) else { return (0, false) };
+        let Some(def) = slot.def.clone() else { return (0, false) };
+        let queued = slot.side.as_ref().map_or(0, |side| side.queue.len());
+        let incarnation = slot.created;
+        let is_busy = slot.active_count > 0 || queued > 0;
+        let overlap = def.overlap();
+        let is_full = match overlap {
+            _ if !is_busy => false,
+            Overlap::Allow | Overlap::CancelPrevious => false,
+            Overlap::Skip => {
+                let record =
+                    self.skip(task, origin, scheduled, now, 1, "overlap: the run before has not ended");
+                return (record, false);
+            }
+            Overlap::QueueOne => queued >= 1,
+            Overlap::QueueAll => queued >= self.config.max_queued_runs,
+        };
+        if is_full {
+            let record = self.skip(task, origin, scheduled, now, 1, "overlap: the queue is full");
+            return (record, false);
+        }
+        let record = self.open_record(task, origin, RunOutcome::Queued, scheduled, NEVER, 1, None);
+        let ready =
+            Ready { priority: def.priority, task, incarnation, record, scheduled, due, origin, payload };
+        if is_busy && overlap != Overlap::Allow {
+            if overlap == Overlap::CancelPrevious {
+                self.drop_queued(task, now, "replaced by a later run");
+                self.cancel_active(task);
+            }
+            // Cancelling what only waited for its next attempt has ended it at once.
+            if let Some(slot) = self.table.get_mut(task)
+                && slot.active_count > 0
+            {
+                Self::side(slot).queue.push_back(ready);
+                return (record, true);
+            }
+        }
+        if let Some(slot) = self.table.get_mut(task) {
+            slot.active_count += 1;
+        }
+        self.backlog.push(ready);
+        (record, true)
+    }
+
+    /// Starts a run, unless something is missing still.
+    fn launch(&mut self, ready: Ready, now: Micros, out: &mut Vec<Launch>) {
+        let still_queued =
+            self.history.get(ready.record).is_some_and(|record| record.outcome == RunOutcome::Queued);
+        let Some(slot) = self.table.get_mut(ready.task) else { return };
+        if slot.created != ready.incarnation || !still_queued {
+            return;
+        }
+        let Some(def) = slot.def.clone() else { return };
+        let Some(registration) = self.present.get(def.executor.0 as usize).and_then(Clone::clone) else {
+            self.parked_count += 1;
+            self.parked.entry(def.executor).or_default().push(ready);
+            return;
+        };
+        if let Some(group) = def.group() {
+            let state = match self.groups.get_mut(group.name.as_str()) {
+                Some(state) => state,
+                None => self.groups.entry(group.name.as_str().into()).or_default(),
+            };
+            if state.active >= group.limit {
+                state.waiting.push(ready);
+                return;
+            }
+            state.active += 1;
+        }
+        let cell = Arc::new(RunCell {
+            id: self.ids.id(ready.record),
+            def: Arc::clone(&def),
+            payload: ready.payload,
+            scheduled: ready.scheduled,
+            attempt: 1,
+            origin: ready.origin,
+            cancel: CancelFlag::default(),
+        });
+        let first = slot.active_first;
+        let active = Active {
+            cell: Arc::clone(&cell),
+            task: ready.task,
+            before: NONE,
+            after: first,
+            record: ready.record,
+            due: ready.due,
+            retry_at: NEVER,
+            attempt: 1,
+            told: false,
+        };
+        let run = match self.active_free.pop() {
+            Some(run) => {
+                if let Some(place) = self.active.get_mut(run as usize) {
+                    *place = Some(active);
+                }
+                run
+            }
+            None => {
+                self.active.push(Some(active));
+                self.active.len() as u32 - 1
+            }
+        };
+        slot.active_first = run;
+        if let Some(next) = self.active_run_mut(first) {
+            next.before = run;
+        }
+        self.active_count += 1;
+        if let Some(record) = self.history.get_mut(ready.record) {
+            record.outcome = RunOutcome::Running;
+            record.started = now;
+        }
+        self.settle(ready.task);
+        let timeout = def.timeout().unwrap_or(self.config.default_timeout);
+        out.push(Launch { run, cell, registration, timeout });
+    }
+
+    /// The time for a run's next attempt has come.
+    fn attempt_again(&mut self, entry: Entry, now: Micros, out: &mut Vec<Launch>) {
+        let Some(run) = self.active_run(entry.index).filter(|run| run.retry_at == entry.at) else { return };
+        let def = Arc::clone(&run.cell.def);
+        let Some(registration) = self.present.get(def.executor.0 as usize).and_then(Clone::clone) else {
+            // It is looked at again when the executor comes back.
+            self.waiting.entry(def.executor).or_default();
+            self.retries_waiting.push(entry.index);
+            return;
+        };
+        let ids = self.ids;
+        let Some(run) = self.active_run_mut(entry.index) else { return };
+        run.attempt += 1;
+        run.retry_at = NEVER;
+        let cell = Arc::new(RunCell {
+            id: ids.id(run.record),
+            def: Arc::clone(&def),
+            payload: run.cell.payload.clone(),
+            scheduled: run.cell.scheduled,
+            attempt: run.attempt,
+            origin: run.cell.origin,
+            cancel: CancelFlag::default(),
+        });
+        run.cell = Arc::clone(&cell);
+        let (record, attempt) = (run.record, run.attempt);
+        if let Some(record) = self.history.get_mut(record) {
+            record.outcome = RunOutcome::Running;
+            record.attempt = attempt;
+        }
+        self.stats.retried += 1;
+        let _ = now;
+        let timeout = def.timeout().unwrap_or(self.config.default_timeout);
+        out.push(Launch { run: entry.index, cell, registration, timeout });
+    }
+
+    /// Gives a run back that could not be started, since its executor has just been withdrawn.
+    pub(crate) fn give_back(&mut self, run: u32, now: Micros) {
+        let Some(active) = self.active_run_mut(run) else { return };
+        // It stands in line for its next attempt at once; an absent executor makes it wait there.
+        active.retry_at = now;
+        active.attempt = active.attempt.saturating_sub(1);
+        let rank = super::rank(active.cell.def.priority);
+        self.timer.insert(Entry { at: now, rank, kind: Kind::Attempt, index: run });
+    }
+
+    /// Looks at the executors again if any has come or gone, and lets go what waited for one.
+    pub(crate) fn refresh_executors(&mut self, now: Micros) {
+        if self.executors.generation() == self.generation {
+            return;
+        }
+        let (generation, present) = self.executors.snapshot();
+        self.generation = generation;
+        self.present = present;
+        let is_there = |present: &[Option<_>], key: crate::executor::ExecutorKey| {
+            present.get(key.0 as usize).is_some_and(Option::is_some)
+        };
+        let back: Vec<_> = self.waiting.keys().copied().filter(|key| is_there(&self.present, *key)).collect();
+        for key in back {
+            for task in self.waiting.remove(&key).unwrap_or_default() {
+                if let Some(slot) = self.table.get_mut(task)
+                    && slot.flags & flag::WAITS_EXECUTOR != 0
+                {
+                    slot.flags &= !flag::WAITS_EXECUTOR;
+                    self.arm(task);
+                }
+            }
+        }
+        let back: Vec<_> = self.parked.keys().copied().filter(|key| is_there(&self.present, *key)).collect();
+        for key in back {
+            let ready = self.parked.remove(&key).unwrap_or_default();
+            self.parked_count -= ready.len();
+            self.backlog.extend(ready);
+        }
+        for run in std::mem::take(&mut self.retries_waiting) {
+            if let Some(active) = self.active_run_mut(run)
+                && active.retry_at != NEVER
+            {
+                let rank = super::rank(active.cell.def.priority);
+                let at = active.retry_at;
+                self.timer.insert(Entry { at, rank, kind: Kind::Attempt, index: run });
+            }
+        }
+        let _ = now;
+    }
+
+    /// Notes when a run that has not ended at its first poll did start, and tells it.
+    pub(crate) fn started(&mut self, run: u32, at: Micros) {
+        let tells = self.tells;
+        let Some(active) = self.active_run_mut(run) else { return };
+        let is_first = !active.told;
+        active.told = true;
+        let (task, record, due) = (active.task, active.record, active.due);
+        let (attempt, origin, scheduled) = (active.attempt, active.cell.origin, active.cell.scheduled);
+        if !is_first {
+            return;
+        }
+        self.stats.start(at.saturating_sub(due), at);
+        if let Some(record) = self.history.get_mut(record) {
+            record.started = at;
+        }
+        if let Some(slot) = self.table.get_mut(task) {
+            slot.last_run = at;
+        }
+        if tells {
+            self.tell_run(task, NoticeKind::Started, record, scheduled, at, attempt, origin, None);
+        }
+    }
+
+    /// The due time in words, for a task that waits.
+    pub(super) fn due_text(at: Micros) -> String {
+        timestamp(at).to_string()
+    }
+}
+
+/// The mask of all edges of a task.
+pub(super) const fn all_edges(edges: usize) -> u64 {
+    if edges >= 64 { u64::MAX } else { (1 << edges) - 1 }
+}

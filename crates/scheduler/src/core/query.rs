@@ -1,0 +1,316 @@
+//! What callers are shown. Only what must be read under the lock is read here; texts and JSON are made of
+//! it outside.
+
+use std::sync::Arc;
+
+use super::{Core, flag};
+use crate::def::Def;
+use crate::history::Note;
+use crate::id::RunId;
+use crate::schedule::{Micros, NEVER, timestamp};
+use crate::view::{RunOrigin, RunOutcome, RunView, TaskFilter, TaskStatus, TaskView};
+
+/// A task as it stood at one moment.
+#[derive(Debug, Clone)]
+pub(crate) struct TaskSnapshot {
+    pub(crate) def: Arc<Def>,
+    pub(crate) status: TaskStatus,
+    pub(crate) flags: u16,
+    pub(crate) next: Micros,
+    pub(crate) planned: Micros,
+    pub(crate) anchor: Micros,
+    pub(crate) created: Micros,
+    pub(crate) updated: Micros,
+    pub(crate) last_run: Micros,
+    pub(crate) run_count: u64,
+    pub(crate) failure_count: u32,
+    pub(crate) fired: u32,
+    pub(crate) version: u32,
+    pub(crate) active: u32,
+    pub(crate) last_error: Option<Box<str>>,
+    pub(crate) after_met: u64,
+    pub(crate) is_parked: bool,
+}
+
+/// A record as it stood at one moment.
+#[derive(Debug, Clone)]
+pub(crate) struct RunSnapshot {
+    pub(crate) id: RunId,
+    pub(crate) def: Arc<Def>,
+    pub(crate) incarnation: Micros,
+    pub(crate) scheduled: Micros,
+    pub(crate) started: Micros,
+    pub(crate) ended: Micros,
+    pub(crate) attempt: u16,
+    pub(crate) times: u32,
+    pub(crate) origin: RunOrigin,
+    pub(crate) outcome: RunOutcome,
+    pub(crate) note: Option<Box<Note>>,
+}
+
+/// How many places are looked at before the lock is let go for a moment.
+const STRETCH: u32 = 8192;
+
+/// A search that goes on where it let the lock go.
+#[derive(Debug)]
+pub(crate) struct Search {
+    pub(crate) place: u32,
+    pub(crate) found: Vec<TaskSnapshot>,
+    /// How many match before and after the page as well.
+    pub(crate) total: u64,
+    pub(crate) next: Option<u32>,
+    from: u32,
+}
+
+impl Search {
+    pub(crate) fn from(place: u32) -> Self {
+        Self { place: 0, found: Vec::new(), total: 0, next: None, from: place }
+    }
+}
+
+impl Core {
+    pub(crate) fn snapshot(&self, task: u32) -> Option<TaskSnapshot> {
+        let slot = self.table.get(task)?;
+        let def = slot.def.clone()?;
+        let is_absent = self.present.get(def.executor.0 as usize).is_none_or(Option::is_none);
+        Some(TaskSnapshot {
+            status: self.table.status(task)?,
+            flags: slot.flags,
+            next: slot.next,
+            planned: slot.planned,
+            anchor: slot.anchor,
+            created: slot.created,
+            updated: slot.updated,
+            last_run: slot.last_run,
+            run_count: slot.run_count,
+            failure_count: slot.failure_count,
+            fired: slot.fired,
+            version: slot.version,
+            active: slot.active_count + slot.side.as_ref().map_or(0, |side| side.queue.len() as u32),
+            last_error: slot.side.as_ref().and_then(|side| side.last_error.clone()),
+            after_met: slot.side.as_ref().map_or(0, |side| side.after_met),
+            is_parked: is_absent && slot.active_count > 0,
+            def,
+        })
+    }
+
+    /// Goes on with a search for a while; tells whether it is over.
+    pub(crate) fn search(&self, filter: &Filter, limit: usize, search: &mut Search) -> bool {
+        // The plain cases, a page of all tasks or of those in one state, need not look at the rest.
+        let known_total = match filter {
+            Filter { status, executor: None, text: None, owner: None } => {
+                Some(status.map_or(self.table.len() as u64, |status| self.table.count(status)))
+            }
+            _ => None,
+        };
+        if let Some(total) = known_total {
+            search.total = total;
+            search.place = search.place.max(search.from);
+        }
+        let until = search.place.saturating_add(STRETCH).min(self.table.end());
+        while search.place < until {
+            let place = match filter.status {
+                Some(status) => match self.table.find(status, search.place) {
+                    Some(place) => place,
+                    None => {
+                        search.place = self.table.end();
+                        return true;
+                    }
+                },
+                None => search.place,
+            };
+            search.place = place + 1;
+            let Some(slot) = self.table.get(place) else { continue };
+            let Some(def) = &slot.def else { continue };
+            if slot.flags & flag::HELD != 0 || !filter.matches(def) {
+                continue;
+            }
+            if known_total.is_none() {
+                search.total += 1;
+            }
+            if place < search.from {
+                continue;
+            }
+            if search.found.len() < limit {
+                search.found.extend(self.snapshot(place));
+            } else if search.next.is_none() {
+                search.next = Some(place);
+                if known_total.is_some() {
+                    return true;
+                }
+            }
+        }
+        search.place >= self.table.end()
+    }
+
+    pub(crate) fn run_snapshot(&self, number: u64) -> Option<RunSnapshot> {
+        let record = self.history.get(number)?;
+        let slot = self.table.get(record.task).filter(|slot| slot.created == record.incarnation)?;
+        Some(RunSnapshot {
+            id: self.ids.id(number),
+            def: slot.def.clone()?,
+            incarnation: record.incarnation,
+            scheduled: record.scheduled,
+            started: record.started,
+            ended: record.ended,
+            attempt: record.attempt,
+            times: record.times,
+            origin: record.origin,
+            outcome: record.outcome,
+            note: record.note.clone(),
+        })
+    }
+
+    /// A page of a task's records, newest first, from below `before` on; how many there are in all; and
+    /// where the next page begins.
+    pub(crate) fn run_page(
+        &self,
+        task: u32,
+        before: Option<u64>,
+        limit: usize,
+    ) -> (Vec<RunSnapshot>, u64, Option<u64>) {
+        let Some(slot) = self.table.get(task) else { return (Vec::new(), 0, None) };
+        let mut page = Vec::new();
+        let mut total = 0;
+        let mut next = None;
+        for (number, _) in self.history.chain(slot.last_record) {
+            total += 1;
+            if before.is_some_and(|before| number >= before) {
+                continue;
+            }
+            if page.len() < limit {
+                page.extend(self.run_snapshot(number));
+            } else if next.is_none() {
+                next = page.last().and_then(|run: &RunSnapshot| self.ids.record(run.id));
+            }
+        }
+        (page, total, next)
+    }
+}
+
+/// A filter with its parts made ready.
+#[derive(Debug)]
+pub(crate) struct Filter {
+    pub(crate) status: Option<TaskStatus>,
+    executor: Option<Option<crate::executor::ExecutorKey>>,
+    text: Option<String>,
+    owner: Option<String>,
+}
+
+impl Filter {
+    pub(crate) fn new(filter: &TaskFilter, executors: &crate::executor::ExecutorRegistry) -> Self {
+        Self {
+            status: filter.status,
+            executor: filter.executor.as_deref().map(|name| executors.find(name)),
+            text: filter.q.as_deref().filter(|q| !q.is_empty()).map(str::to_lowercase),
+            owner: filter.owner.clone(),
+        }
+    }
+
+    fn matches(&self, def: &Def) -> bool {
+        let contains = |text: &str, needle: &str| {
+            if text.is_ascii() {
+                let (text, needle) = (text.as_bytes(), needle.as_bytes());
+                text.len() >= needle.len()
+                    && text.windows(needle.len()).any(|part| part.eq_ignore_ascii_case(needle))
+            } else {
+                text.to_lowercase().contains(needle)
+            }
+        };
+        self.executor.is_none_or(|executor| executor == Some(def.executor))
+            && self.owner.as_deref().is_none_or(|owner| def.owner() == Some(owner))
+            && self.text.as_deref().is_none_or(|text| contains(&def.id, text) || contains(&def.name, text))
+    }
+}
+
+impl TaskSnapshot {
+    /// The task for people; `executor` is the name of its executor.
+    pub(crate) fn view(self, executor: &str) -> TaskView {
+        let is_resting = self.flags & flag::AT_REST != 0;
+        let next = if is_resting || self.next == NEVER {
+            None
+        } else {
+            Some(timestamp(self.next.saturating_add(self.def.jitter())))
+        };
+        let waiting_for = self.waiting_for(executor);
+        let spec = self.def.to_spec(executor);
+        TaskView {
+            id: spec.id,
+            name: self.def.name().to_owned(),
+            description: spec.description,
+            schedule: spec.schedule,
+            executor: spec.executor,
+            payload: spec.payload,
+            status: self.status,
+            waiting_for,
+            created_at: timestamp(self.created),
+            updated_at: timestamp(self.updated),
+            last_run_at: (self.last_run != NEVER).then(|| timestamp(self.last_run)),
+            next_run_at: next,
+            run_count: self.run_count,
+            failure_count: u64::from(self.failure_count),
+            last_error: self.last_error.map(Into::into),
+            metadata: spec.metadata,
+            overlap: spec.overlap,
+            misfire: spec.misfire,
+            retry: spec.retry,
+            timeout: spec.timeout,
+            priority: spec.priority,
+            group: spec.group,
+            after: spec.after,
+            owner: self.def.owner().map(str::to_owned),
+            version: u64::from(self.version),
+            incarnation: self.created.unsigned_abs(),
+            active_runs: self.active,
+        }
+    }
+
+    fn waiting_for(&self, executor: &str) -> Option<String> {
+        if self.flags & flag::CANCELED != 0 {
+            return None;
+        }
+        if self.flags & flag::SUSPENDED != 0 {
+            return Some(format!("plugin `{}` has stopped", self.def.owner().unwrap_or_default()));
+        }
+        if self.flags & flag::WAITS_EXECUTOR != 0 || self.is_parked {
+            return Some(format!("executor `{executor}` is not registered"));
+        }
+        let is_dependent = matches!(self.def.schedule, crate::schedule::Schedule::Dependent);
+        if self.flags & flag::WAITS_AFTER != 0 || (is_dependent && self.status == TaskStatus::Pending) {
+            let waited: Vec<_> = self
+                .def
+                .after()
+                .iter()
+                .enumerate()
+                .filter(|(edge, _)| self.after_met & (1 << edge) == 0)
+                .map(|(_, edge)| format!("`{}`", edge.task))
+                .collect();
+            return Some(format!("runs of {}", waited.join(", ")));
+        }
+        None
+    }
+}
+
+impl RunSnapshot {
+    pub(crate) fn view(self, node: &str) -> RunView {
+        let time = |at: Micros| (at != NEVER).then(|| timestamp(at));
+        let note = self.note.map(|note| *note).unwrap_or_default();
+        RunView {
+            id: self.id,
+            task: self.def.id.to_string(),
+            incarnation: self.incarnation.unsigned_abs(),
+            scheduled_for: timestamp(self.scheduled),
+            started_at: time(self.started),
+            ended_at: time(self.ended),
+            node: node.to_owned(),
+            attempt: u32::from(self.attempt),
+            origin: self.origin,
+            outcome: self.outcome,
+            error: note.error.map(Into::into),
+            skip_reason: note.skip_reason.map(Into::into),
+            times: u64::from(self.times),
+            output: note.output.and_then(|text| serde_json::from_str(&text).ok()),
+            trace_id: self.id.trace_id(),
+        }
+    }
+}

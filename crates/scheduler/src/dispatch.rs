@@ -1,0 +1,203 @@
+//! The thin loop around the core: it sleeps, takes, polls and reports, and decides nothing.
+//!
+//! One driver sleeps until something is due and wakes the workers. A worker takes a handful of runs under
+//! the lock, polls each once, and brings what has ended back under the lock with the next handful: a run
+//! that ends at its first poll never becomes a task of the runtime. One that does not is spawned.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use runtime::{CancellationToken, panic_message};
+use tracing::{Instrument, debug, debug_span};
+
+use crate::core::{Ended, Launch};
+use crate::executor::{Entered, RunContext, RunError, RunOutput};
+use crate::schedule::{Micros, NEVER, floor_micros, timestamp};
+use crate::scheduler::Inner;
+
+type RunFuture = Pin<Box<dyn Future<Output = Result<RunOutput, RunError>> + Send>>;
+
+/// The most runs that a worker takes at once.
+const CHUNK_MAX: usize = 128;
+/// How long a handful should take to poll: the last of it is late by that.
+const CHUNK_TARGET_US: Micros = 200;
+/// How long a worker goes on before it lets other tasks of the runtime have the thread.
+const TURN: Duration = Duration::from_millis(1);
+/// How much of an output a record keeps.
+const OUTPUT_BYTES_MAX: usize = 4096;
+/// How much of an error a record keeps.
+const ERROR_CHARS_MAX: usize = 1024;
+
+/// What came of a run that a worker polled.
+struct Done {
+    run: u32,
+    ended: Ended,
+    started: Micros,
+    at: Micros,
+}
+
+/// Sleeps until something is due, and wakes a worker.
+pub(crate) async fn drive(inner: Arc<Inner>, token: CancellationToken) {
+    loop {
+        let executors_changed = inner.executors.changed();
+        tokio::pin!(executors_changed);
+        executors_changed.as_mut().enable();
+        let now = floor_micros(inner.clock.now());
+        let next = {
+            let mut core = inner.core();
+            core.refresh_executors(now);
+            core.wanted_at(now)
+        };
+        inner.sleeping_until.store(next, Ordering::SeqCst);
+        if next <= now {
+            inner.work.notify_one();
+        }
+        let sleep = async {
+            if next == NEVER || next <= now {
+                // Whoever empties the line, or puts something into it, wakes this loop.
+                std::future::pending::<()>().await;
+            } else {
+                inner.clock.sleep_until(timestamp(next)).await;
+            }
+        };
+        tokio::select! {
+            () = token.cancelled() => return,
+            () = inner.wake.notified() => {}
+            () = &mut executors_changed => {}
+            () = sleep => {}
+        }
+    }
+}
+
+/// Takes runs and polls them.
+pub(crate) async fn work(inner: Arc<Inner>, token: CancellationToken) {
+    let mut launches: Vec<Launch> = Vec::with_capacity(CHUNK_MAX);
+    let mut done: Vec<Done> = Vec::with_capacity(CHUNK_MAX);
+    let mut chunk = CHUNK_MAX;
+    let mut turn_began = tokio::time::Instant::now();
+    loop {
+        let now = floor_micros(inner.clock.now());
+        let (more, overflows) = {
+            let mut core = inner.core();
+            for Done { run, ended, started, at } in done.drain(..) {
+                core.finish(run, ended, started, at);
+            }
+            let stop = token.is_cancelled();
+            let more = if stop { false } else { core.take(now, chunk, &mut launches) };
+            (more, core.notices.len() > inner.notices_max)
+        };
+        if overflows {
+            inner.tell();
+        }
+        if launches.is_empty() {
+            inner.wake.notify_one();
+            inner.tell();
+            tokio::select! {
+                () = token.cancelled() => return,
+                () = inner.work.notified() => {}
+            }
+            turn_began = tokio::time::Instant::now();
+            continue;
+        }
+        if more {
+            inner.work.notify_one();
+        }
+        let taken = launches.len();
+        let mut at = floor_micros(inner.clock.now());
+        let began = at;
+        for launch in launches.drain(..) {
+            at = begin(&inner, launch, at, &mut done);
+        }
+        let each = (at - began).max(0) / taken as Micros;
+        chunk = usize::try_from(CHUNK_TARGET_US / each.max(1)).unwrap_or(1).clamp(1, CHUNK_MAX);
+        if turn_began.elapsed() >= TURN {
+            tokio::task::yield_now().await;
+            turn_began = tokio::time::Instant::now();
+        }
+    }
+}
+
+/// Polls a run for the first time, at `started`. Tells the time after it.
+fn begin(inner: &Arc<Inner>, launch: Launch, started: Micros, done: &mut Vec<Done>) -> Micros {
+    let Launch { run, cell, registration, timeout } = launch;
+    let Some(entered) = registration.enter() else {
+        inner.core().give_back(run, started);
+        return started;
+    };
+    let context = RunContext { run: Arc::clone(&cell) };
+    let span = debug_span!("run", task = context.task_id(), run = %context.run_id(), attempt = cell.attempt);
+    let polled = span.in_scope(|| {
+        catch_unwind(AssertUnwindSafe(|| {
+            let mut future: RunFuture = Box::pin(execute(entered, context));
+            match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(result) => Ok(result),
+                Poll::Pending => Err(future),
+            }
+        }))
+    });
+    let at = floor_micros(inner.clock.now()).max(started);
+    match polled {
+        Ok(Ok(result)) => done.push(Done { run, ended: ended(result), started, at }),
+        Err(panic) => done.push(Done { run, ended: panicked(&*panic), started, at }),
+        Ok(Err(future)) => {
+            inner.core().started(run, started);
+            let inner = Arc::clone(inner);
+            let tracker = inner.runs.clone();
+            // A waker that does nothing was registered above; the spawned task polls again at once.
+            let rest = async move {
+                let cancel = &cell.cancel;
+                let whole = AssertUnwindSafe(async {
+                    tokio::select! {
+                        biased;
+                        () = cancel.wait() => Ended::Canceled("canceled".into()),
+                        result = runtime::within(timeout, future) => match result {
+                            Ok(result) => ended(result),
+                            Err(late) => {
+                                cancel.time_out();
+                                Ended::Failed { error: late.to_string().into(), is_permanent: false }
+                            }
+                        }
+                    }
+                });
+                let ended = whole.catch_unwind().await.unwrap_or_else(|panic| panicked(&*panic));
+                let at = floor_micros(inner.clock.now()).max(started);
+                inner.finish(run, ended, started, at);
+            };
+            tracker.spawn(rest.instrument(span));
+        }
+    }
+    at
+}
+
+async fn execute(entered: Entered, context: RunContext) -> Result<RunOutput, RunError> {
+    entered.executor().execute(context).await
+}
+
+fn ended(result: Result<RunOutput, RunError>) -> Ended {
+    match result {
+        Ok(output) => Ended::Completed(output.0.map(|output| {
+            let text = output.to_string();
+            if text.len() > OUTPUT_BYTES_MAX {
+                r#""(left out: more than 4 KiB)""#.into()
+            } else {
+                text.into()
+            }
+        })),
+        Err(error) => {
+            let is_permanent = error.is_permanent();
+            let text: String = error.to_string().chars().take(ERROR_CHARS_MAX).collect();
+            Ended::Failed { error: text.into(), is_permanent }
+        }
+    }
+}
+
+fn panicked(panic: &(dyn std::any::Any + Send)) -> Ended {
+    let text: String = panic_message(panic).chars().take(ERROR_CHARS_MAX).collect();
+    debug!(panic = text, "run panicked");
+    Ended::Failed { error: format!("panicked: {text}").into(), is_permanent: false }
+}

@@ -1,0 +1,44 @@
+//! The executors that every scheduler has.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tracing::info;
+
+use crate::executor::{
+    Executor, ExecutorGuard, ExecutorRegistry, RegisterError, RunContext, RunError, RunOutput,
+};
+
+/// Writes the payload to the log.
+struct Log;
+
+#[async_trait]
+impl Executor for Log {
+    async fn execute(&self, run: RunContext) -> Result<RunOutput, RunError> {
+        info!(
+            task = run.task_id(),
+            run = %run.run_id(),
+            scheduled_for = %run.scheduled_for(),
+            payload = run.payload_text().unwrap_or("null"),
+            "task ran"
+        );
+        Ok(RunOutput::none())
+    }
+
+    fn description(&self) -> &str {
+        "writes the payload to the log"
+    }
+}
+
+/// Registers the built-in executors, except where a name is taken already.
+pub(crate) fn register(executors: &ExecutorRegistry) -> Result<Vec<ExecutorGuard>, RegisterError> {
+    let mut guards = Vec::new();
+    let built_in: Vec<(&str, Arc<dyn Executor>)> = vec![("log", Arc::new(Log))];
+    for (name, executor) in built_in {
+        let is_taken = executors.find(name).is_some_and(|key| executors.present(key).is_some());
+        if !is_taken {
+            guards.push(executors.register(name, None, executor)?);
+        }
+    }
+    Ok(guards)
+}

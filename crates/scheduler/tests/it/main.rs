@@ -1,0 +1,7 @@
+//! The scheduler from outside, on paused time.
+
+mod controls;
+mod policies;
+mod promises;
+mod runs;
+mod support;
