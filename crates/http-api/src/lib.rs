@@ -10,6 +10,7 @@ mod extract;
 mod measure;
 mod openapi;
 mod origin;
+mod page;
 mod routes;
 mod serve;
 mod shared;

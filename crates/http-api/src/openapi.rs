@@ -2,21 +2,175 @@
 
 use axum::response::{IntoResponse, Response};
 use http::header;
-use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder};
+use serde_json::{Map, Value, json};
+use utoipa::OpenApi as _;
+use utoipa::openapi::OpenApi;
 
-use crate::envelope::{JSON, NO_STORE};
+use crate::envelope::{ErrorEnvelope, JSON, NO_STORE};
 use crate::extract::Ctx;
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(title = "Gantry management API", description = "Plugins, tasks, events and all that a host runs."),
+    components(schemas(ErrorEnvelope)),
+    tags(
+        (name = "health", description = "Whether the host lives and can serve."),
+        (name = "plugins", description = "What runs here, and its lifecycle."),
+        (name = "events", description = "What happens: recent events, the live stream, subscriptions."),
+        (name = "scheduler", description = "Tasks, their runs, and what runs them."),
+        (name = "host", description = "Services, nodes, configuration, the audit log."),
+        (name = "tour", description = "For people: what this is and how to try it."),
+    )
+)]
+struct Base;
 
 /// The document before the routes are in it.
 pub(crate) fn base() -> OpenApi {
-    OpenApiBuilder::new()
-        .info(InfoBuilder::new().title("Gantry management API").version(env!("CARGO_PKG_VERSION")).build())
-        .build()
+    Base::openapi()
 }
 
-/// Adds what every operation has.
-pub(crate) fn complete(document: OpenApi) -> OpenApi {
+/// The refusals: status, name of the component, what it means.
+const REFUSALS: [(&str, &str, &str); 13] = [
+    ("400", "Malformed", "The request cannot be read."),
+    ("403", "Forbidden", "The caller's role does not allow it, or a page of another site asked."),
+    ("404", "NotFound", "There is no such thing."),
+    ("409", "Conflict", "The present state does not allow it."),
+    ("412", "PreconditionFailed", "It has changed since the version that `If-Match` names."),
+    ("413", "TooLarge", "The body is larger than the limit."),
+    ("415", "UnsupportedMediaType", "The body is not JSON."),
+    ("421", "Misdirected", "The host does not answer to the name in `Host`."),
+    ("422", "InvalidField", "What was sent can be read and is wrong; `error.field` says where."),
+    ("500", "Internal", "The host or a plugin failed."),
+    ("501", "NotAvailable", "This host has been built or configured without it."),
+    ("503", "Unavailable", "Not now; `Retry-After` says when."),
+    ("504", "Timeout", "It was not done within its time."),
+];
+
+/// Adds what operations have in common: unique ids, shared parameters, headers and refusals.
+pub(crate) fn complete(document: OpenApi) -> Value {
+    let mut document = serde_json::to_value(document).unwrap_or_default();
+    if let Some(paths) = document.get_mut("paths").and_then(Value::as_object_mut) {
+        for (path, item) in paths {
+            let Some(item) = item.as_object_mut() else { continue };
+            for (method, operation) in item {
+                if let Some(operation) = operation.as_object_mut() {
+                    complete_operation(path, method, operation);
+                }
+            }
+        }
+    }
+    if let Some(components) = document.get_mut("components").and_then(Value::as_object_mut) {
+        components.insert("responses".to_owned(), refusals());
+        components.insert("parameters".to_owned(), parameters());
+        components.insert("headers".to_owned(), headers());
+    }
     document
+}
+
+fn complete_operation(path: &str, method: &str, operation: &mut Map<String, Value>) {
+    let tag = operation.get("tags").and_then(|tags| tags[0].as_str()).unwrap_or("host").to_owned();
+    let name = operation.get("operationId").and_then(Value::as_str).unwrap_or(method).to_owned();
+    operation.insert("operationId".to_owned(), format!("{tag}_{name}").into());
+
+    let write = method != "get";
+    let has_body = operation.contains_key("requestBody");
+    let versioned = matches!((path, method), ("/scheduler/tasks/{id}", "put" | "delete"));
+    let parameters = operation.entry("parameters").or_insert_with(|| json!([]));
+    if let Some(parameters) = parameters.as_array_mut() {
+        if write {
+            parameters.push(json!({"$ref": "#/components/parameters/IdempotencyKey"}));
+        }
+        if versioned {
+            parameters.push(json!({"$ref": "#/components/parameters/IfMatch"}));
+        }
+    }
+    let queried =
+        operation["parameters"].as_array().is_some_and(|all| all.iter().any(|p| p["in"] == "query"));
+    let named = path.contains('{');
+    // People's pages and probes come from no service that may be missing.
+    let plain = tag == "tour" || path.starts_with("/health");
+    let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) else { return };
+    for (status, component, _) in REFUSALS {
+        let applies = match status {
+            "400" => write || named || queried,
+            "404" => named,
+            "409" => write,
+            "412" => versioned,
+            "413" | "415" => has_body,
+            "422" => write || queried,
+            "501" | "503" => !plain,
+            "504" => false,
+            _ => true,
+        };
+        if applies && !responses.contains_key(status) {
+            responses
+                .insert(status.to_owned(), json!({"$ref": format!("#/components/responses/{component}")}));
+        }
+    }
+    for (status, response) in responses {
+        if status == "504" {
+            *response = json!({"$ref": "#/components/responses/Timeout"});
+        } else if let Some(response) = response.as_object_mut().filter(|r| !r.contains_key("$ref")) {
+            let headers = json!({
+                "x-trace-id": {"$ref": "#/components/headers/TraceId"},
+                "x-request-id": {"$ref": "#/components/headers/RequestId"},
+            });
+            response.entry("headers").or_insert(headers);
+        }
+    }
+}
+
+fn refusals() -> Value {
+    let mut responses = Map::new();
+    for (_, name, description) in REFUSALS {
+        let mut response = json!({
+            "description": description,
+            "headers": {
+                "x-trace-id": {"$ref": "#/components/headers/TraceId"},
+                "x-request-id": {"$ref": "#/components/headers/RequestId"},
+            },
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorEnvelope"}}},
+        });
+        if name == "Unavailable" {
+            response["headers"]["retry-after"] =
+                json!({"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}});
+        }
+        responses.insert(name.to_owned(), response);
+    }
+    Value::Object(responses)
+}
+
+fn parameters() -> Value {
+    json!({
+        "IdempotencyKey": {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "required": false,
+            "description": "A repeated request with the same key is not done again; it gets the first one's \
+                            answer, for a day.",
+            "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+        },
+        "IfMatch": {
+            "name": "If-Match",
+            "in": "header",
+            "required": false,
+            "description": "The `ETag` that the caller has seen; refused with 412 if it has changed since.",
+            "schema": {"type": "string"},
+        },
+    })
+}
+
+fn headers() -> Value {
+    json!({
+        "TraceId": {
+            "description": "The W3C trace id of the request.",
+            "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+        },
+        "RequestId": {
+            "description": "The client's `X-Request-Id`, or the trace id.",
+            "schema": {"type": "string"},
+        },
+    })
 }
 
 /// The document.

@@ -1,12 +1,16 @@
 //! The routes of the management API and their OpenAPI document.
 
+mod docs;
+mod events;
 mod health;
+mod host;
 mod tasks;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use bytes::Bytes;
 use management::{Problem, ProblemKind};
 use utoipa_axum::router::OpenApiRouter;
@@ -23,7 +27,9 @@ pub(crate) fn all() -> (Router<Arc<Shared>>, Bytes) {
     let document = openapi::complete(document);
     let document = serde_json::to_vec(&document).unwrap_or_default();
     let router = router
-        .route("/openapi.json", axum::routing::get(openapi::serve))
+        .route("/openapi.json", get(openapi::serve))
+        .route("/docs/docs.js", get(docs::script))
+        .route("/docs/style.css", get(docs::style))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method);
     (router, document.into())
@@ -32,6 +38,13 @@ pub(crate) fn all() -> (Router<Arc<Shared>>, Bytes) {
 fn described() -> OpenApiRouter<Arc<Shared>> {
     OpenApiRouter::with_openapi(openapi::base())
         .routes(routes!(health::live))
+        .routes(routes!(host::metrics))
+        .routes(routes!(host::audit))
+        .routes(routes!(docs::page))
+        .routes(routes!(events::recent))
+        .routes(routes!(events::test))
+        .routes(routes!(events::publish))
+        .routes(routes!(events::subscriptions))
         .routes(routes!(tasks::list, tasks::create))
         .routes(routes!(tasks::list_by_status))
         .routes(routes!(tasks::get, tasks::replace, tasks::remove))

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
 use runtime::{CancellationToken, ShutdownReport, TaskOwner};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -35,7 +35,10 @@ pub struct Server {
     /// Signalled when connections should finish what they are at and close.
     draining: CancellationToken,
     permits: Arc<Semaphore>,
-    http: Builder<TokioExecutor>,
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+    /// How long a client may take to say anything.
+    patience: Duration,
 }
 
 impl Server {
@@ -47,7 +50,9 @@ impl Server {
             connections: TaskOwner::new("http"),
             draining: CancellationToken::new(),
             permits: Arc::new(Semaphore::new(config.connections_max)),
-            http: protocol(config),
+            http1: http1(config),
+            http2: http2(config),
+            patience: config.header_timeout,
             api,
         }
     }
@@ -113,20 +118,41 @@ impl Server {
         let _ = stream.set_nodelay(true);
         let api = self.api.clone();
         let draining = self.draining.clone();
-        let http = self.http.clone();
+        let (http1, http2, patience) = (self.http1.clone(), self.http2.clone(), self.patience);
         async move {
+            let version = tokio::select! {
+                version = runtime::within(patience, version_of(&stream)) => version,
+                () = draining.cancelled() => return,
+            };
             let service = service_fn(|request| {
                 let api = api.clone();
                 async move { Ok::<_, std::convert::Infallible>(api.handle(request, Some(peer)).await) }
             });
-            let connection = http.serve_connection(TokioIo::new(stream), service);
-            tokio::pin!(connection);
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = draining.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
+            let stream = TokioIo::new(stream);
+            let ended = match version {
+                Ok(Ok(Version::Http1)) => {
+                    let connection = http1.serve_connection(stream, service);
+                    tokio::pin!(connection);
+                    tokio::select! {
+                        ended = connection.as_mut() => ended,
+                        () = draining.cancelled() => {
+                            connection.as_mut().graceful_shutdown();
+                            connection.await
+                        }
+                    }
                 }
+                Ok(Ok(Version::Http2)) => {
+                    let connection = http2.serve_connection(stream, service);
+                    tokio::pin!(connection);
+                    tokio::select! {
+                        ended = connection.as_mut() => ended,
+                        () = draining.cancelled() => {
+                            connection.as_mut().graceful_shutdown();
+                            connection.await
+                        }
+                    }
+                }
+                Ok(Err(_)) | Err(_) => return,
             };
             if let Err(error) = ended {
                 tracing::debug!(%peer, %error, "connection ended");
@@ -135,15 +161,44 @@ impl Server {
     }
 }
 
-fn protocol(config: &HttpConfig) -> Builder<TokioExecutor> {
-    let mut http = Builder::new(TokioExecutor::new());
-    http.http1()
-        .timer(TokioTimer::new())
+enum Version {
+    Http1,
+    Http2,
+}
+
+/// What an HTTP/2 connection begins with, as far as no HTTP/1 request does (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2";
+/// How long to wait for the rest of a preface that came in parts.
+const PREFACE_PAUSE: Duration = Duration::from_millis(5);
+
+/// Which protocol a client speaks, by its first bytes, which stay to be read. A choice of our own since
+/// `hyper_util`'s waits for them without a limit.
+async fn version_of(stream: &TcpStream) -> std::io::Result<Version> {
+    let mut begun = [0; PREFACE.len()];
+    loop {
+        let n = stream.peek(&mut begun).await?;
+        if n == 0 || begun[..n] != PREFACE[..n] {
+            return Ok(Version::Http1);
+        }
+        if n == PREFACE.len() {
+            return Ok(Version::Http2);
+        }
+        tokio::time::sleep(PREFACE_PAUSE).await;
+    }
+}
+
+fn http1(config: &HttpConfig) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
         .header_read_timeout(config.header_timeout)
         .max_buf_size(config.header_bytes_max)
         .max_headers(config.headers_max);
-    http.http2()
-        .timer(TokioTimer::new())
+    http
+}
+
+fn http2(config: &HttpConfig) -> http2::Builder<TokioExecutor> {
+    let mut http = http2::Builder::new(TokioExecutor::new());
+    http.timer(TokioTimer::new())
         .max_concurrent_streams(config.streams_max)
         .max_header_list_size(u32::try_from(config.header_bytes_max).unwrap_or(u32::MAX))
         .keep_alive_interval(config.header_timeout)

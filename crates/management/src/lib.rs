@@ -19,6 +19,7 @@
 
 mod audit;
 mod caller;
+mod events;
 mod idempotency;
 mod management;
 mod page;
@@ -27,6 +28,7 @@ mod tasks;
 
 pub use audit::AuditEntry;
 pub use caller::{Caller, Origin, Role};
+pub use events::{EventFilter, PublishedEvent, TestEventRequest};
 pub use idempotency::{Claim, IdempotencyStore, Idempotent, StoredAnswer};
 pub use management::{Management, ManagementBuilder};
 pub use page::{PAGE_DEFAULT, PAGE_MAX, Page, PageRequest};

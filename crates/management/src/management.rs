@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use event_bus::EventBus;
 use runtime::{SharedClock, SystemClock, Timestamp};
 use scheduler::Scheduler;
 use telemetry::Metrics;
@@ -28,6 +29,7 @@ pub(crate) struct Inner {
     pub(crate) node: String,
     pub(crate) product: Product,
     pub(crate) started_at: Timestamp,
+    pub(crate) bus: Option<EventBus>,
     pub(crate) scheduler: Option<Scheduler>,
     metrics: Option<Metrics>,
     audit: AuditLog,
@@ -126,6 +128,7 @@ pub struct ManagementBuilder {
     clock: SharedClock,
     node: String,
     product: Product,
+    bus: Option<EventBus>,
     scheduler: Option<Scheduler>,
     metrics: Option<Metrics>,
     audit_entries: usize,
@@ -137,6 +140,7 @@ impl Default for ManagementBuilder {
             clock: SystemClock::shared(),
             node: "local".to_owned(),
             product: Product { name: "gantry".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
+            bus: None,
             scheduler: None,
             metrics: None,
             audit_entries: AUDIT_ENTRIES,
@@ -160,6 +164,12 @@ impl ManagementBuilder {
     /// The name and version of the program.
     pub fn product(mut self, name: impl Into<String>, version: impl Into<String>) -> Self {
         self.product = Product { name: name.into(), version: version.into() };
+        self
+    }
+
+    /// What carries events.
+    pub fn bus(mut self, bus: EventBus) -> Self {
+        self.bus = Some(bus);
         self
     }
 
@@ -192,6 +202,7 @@ impl ManagementBuilder {
                 clock: self.clock,
                 node: self.node,
                 product: self.product,
+                bus: self.bus,
                 scheduler: self.scheduler,
                 metrics: self.metrics,
                 draining: AtomicBool::new(false),
