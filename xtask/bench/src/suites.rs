@@ -3,7 +3,7 @@
 use anyhow::bail;
 
 use crate::harness::{Plan, Row};
-use crate::{http, start};
+use crate::{bus, http, start};
 
 /// A named list of rows.
 pub(crate) struct Suite {
@@ -42,7 +42,7 @@ pub(crate) fn all() -> Vec<Suite> {
     let rows = |name, rows| Suite { name, content: Content::Rows(rows) };
     let pending = |name, why| Suite { name, content: Content::Pending(why) };
     vec![
-        pending("bus", "no rows yet"),
+        rows("bus", bus::rows),
         pending("scheduler", "no rows yet"),
         rows("http", http::rows),
         pending("integrations", "arrives with the Redis, Kafka and etcd adapters"),

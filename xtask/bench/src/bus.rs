@@ -1,0 +1,316 @@
+//! The event bus beside raw `tokio::sync::broadcast`.
+//!
+//! Both carry the same events, built before the clock starts: 64 bytes of JSON behind a counted pointer. A
+//! delivery counts once the handler has been called with the event, respectively once the receiver has it.
+//! Publishing runs in bursts that fit the queues, since a broadcast channel drops what does not, so nothing is
+//! lost on either side; the bus's subscriptions have the policy `block`, which checks for room all the same.
+
+use std::future::ready;
+use std::hint::black_box;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use event_bus::{Event, EventBus, Overflow, SubscribeOptions, Subscription, Topic};
+use runtime::{SystemClock, TaskOwner};
+use serde_json::json;
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
+
+use crate::harness::{Goal, Plan, Row, Sample, Unit, block_on, growth};
+
+/// The queue of a subscription, and the capacity of the broadcast channel.
+const CAPACITY: usize = 4096;
+/// Distinct events that are published in turn, so that not all counting happens on one cache line.
+const POOL: usize = 1024;
+const WORKERS: usize = 2;
+
+pub(crate) fn rows(_: &Plan) -> Vec<Row> {
+    let fan_out = |id, subscribers: usize| {
+        let what = format!(
+            "publish → handler called, {subscribers} subscribers of one topic, one publisher, 64 B JSON events \
+             built before, capacity {CAPACITY}, policy block, {WORKERS} worker threads, no tracing"
+        );
+        Row::new(id, what, Unit::PerSecond, Goal::RatioAtLeast(1.0), move |plan| {
+            deliveries(plan, subscribers, ours)
+        })
+        .reference("tokio::sync::broadcast", move |plan| deliveries(plan, subscribers, raw_broadcast))
+    };
+    vec![
+        fan_out("bus.fanout.1", 1),
+        fan_out("bus.fanout.10", 10),
+        fan_out("bus.fanout.100", 100),
+        fan_out("bus.fanout.1000", 1000),
+        Row::new(
+            "bus.nobody",
+            "one publish of an event that exists to a topic without subscriber, beside 100 subscriptions to \
+             others and 10 patterns that do not match",
+            Unit::Nanoseconds,
+            Goal::AtMost(100.0),
+            |plan| block_on(WORKERS, nobody(plan.pick(2_000_000, 200_000))),
+        ),
+        Row::new(
+            "bus.latency.p99",
+            format!("publish → handler called, 1 subscriber, one event at a time on an idle runtime of {WORKERS} threads"),
+            Unit::Microseconds,
+            Goal::AtMost(20.0),
+            |plan| block_on(WORKERS, latency(plan.pick(3_000, 500))),
+        ),
+        Row::new(
+            "bus.growth",
+            "cost an event over 1 k to 1 M events published; beside it over 1 to 100 k topics with a subscriber \
+             each, and cost a delivery over 1 to 1,000 subscribers",
+            Unit::Slope,
+            Goal::AtMost(0.1),
+            slopes,
+        )
+        .without_warm_up(),
+    ]
+}
+
+/// Deliveries a second, of `events` events to each of `subscribers`.
+fn deliveries<F>(plan: &Plan, subscribers: usize, run: fn(usize, usize) -> F) -> anyhow::Result<f64>
+where
+    F: Future<Output = anyhow::Result<Duration>>,
+{
+    let deliveries: usize = plan.pick(4_000_000, 800_000);
+    let events = (deliveries / subscribers).max(CAPACITY);
+    let took = block_on(WORKERS, run(subscribers, events))?;
+    Ok((events * subscribers) as f64 / took.as_secs_f64())
+}
+
+fn event(topic: &Topic) -> anyhow::Result<Event> {
+    let data = json!({ "order": 4711, "customer": "c-0815", "total": "12.50", "currency": "EUR" });
+    Ok(Event::builder(topic.clone()).source("bench").data(data).build(&SystemClock)?)
+}
+
+fn pool(topic: &Topic) -> anyhow::Result<Vec<Event>> {
+    (0..POOL).map(|_| event(topic)).collect()
+}
+
+/// Counts the calls of one handler, and tells when the last has come.
+#[repr(align(128))]
+struct Counter {
+    seen: AtomicU64,
+    last: AtomicU64,
+    done: Arc<Semaphore>,
+}
+
+impl Counter {
+    fn new(last: usize, done: &Arc<Semaphore>) -> Arc<Self> {
+        Arc::new(Self { seen: AtomicU64::new(0), last: AtomicU64::new(last as u64), done: done.clone() })
+    }
+
+    fn count(&self, event: &Event) {
+        black_box(event);
+        // One handler at a time, so a load and a store do.
+        let seen = self.seen.load(Ordering::Relaxed) + 1;
+        self.seen.store(seen, Ordering::Relaxed);
+        if seen == self.last.load(Ordering::Relaxed) {
+            self.done.add_permits(1);
+        }
+    }
+}
+
+fn subscribe(bus: &EventBus, topic: &Topic, counter: &Arc<Counter>) -> anyhow::Result<Subscription> {
+    let options = SubscribeOptions::new().capacity(CAPACITY).overflow(Overflow::Block);
+    let counter = counter.clone();
+    Ok(bus.subscribe(topic, options, move |event: Event| {
+        counter.count(&event);
+        ready(Ok(()))
+    })?)
+}
+
+async fn ours(subscribers: usize, events: usize) -> anyhow::Result<Duration> {
+    let bus = EventBus::builder().build();
+    let topic = Topic::new("orders.created")?;
+    let pool = pool(&topic)?;
+    let done = Arc::new(Semaphore::new(0));
+    let counters: Vec<_> = (0..subscribers).map(|_| Counter::new(events, &done)).collect();
+    let subscriptions: Vec<_> =
+        counters.iter().map(|counter| subscribe(&bus, &topic, counter)).collect::<Result<_, _>>()?;
+    settle().await;
+    let publisher = bus.clone();
+    let took = on_a_worker(async move {
+        let began = Instant::now();
+        for n in 0..events {
+            publisher.publish(pool[n % POOL].clone()).await?;
+        }
+        done.acquire_many(u32::try_from(subscribers)?).await?.forget();
+        Ok(began.elapsed())
+    })
+    .await?;
+    for counter in &counters {
+        ensure!(counter.seen.load(Ordering::Relaxed) == events as u64, "an event was lost");
+    }
+    drop(subscriptions);
+    Ok(took)
+}
+
+async fn raw_broadcast(subscribers: usize, events: usize) -> anyhow::Result<Duration> {
+    let topic = Topic::new("orders.created")?;
+    let pool = pool(&topic)?;
+    let (sender, _) = broadcast::channel::<Event>(CAPACITY);
+    let done = Arc::new(Semaphore::new(0));
+    let counters: Vec<_> = (0..subscribers).map(|_| Counter::new(CAPACITY, &done)).collect();
+    let tasks = TaskOwner::new("receivers");
+    for counter in &counters {
+        let (mut receiver, counter) = (sender.subscribe(), counter.clone());
+        tasks.spawn("receiver", async move {
+            while let Ok(event) = receiver.recv().await {
+                counter.count(&event);
+            }
+        });
+    }
+    settle().await;
+    let counted = counters.clone();
+    let took = on_a_worker(async move {
+        let began = Instant::now();
+        let mut sent = 0;
+        while sent < events {
+            let burst = CAPACITY.min(events - sent);
+            for counter in &counted {
+                counter.last.store((sent + burst) as u64, Ordering::Relaxed);
+            }
+            for n in sent..sent + burst {
+                sender.send(pool[n % POOL].clone()).ok().context("no receiver")?;
+            }
+            sent += burst;
+            done.acquire_many(u32::try_from(counted.len())?).await?.forget();
+        }
+        Ok(began.elapsed())
+    })
+    .await?;
+    for counter in &counters {
+        ensure!(counter.seen.load(Ordering::Relaxed) == events as u64, "an event was lost");
+    }
+    tasks.shutdown(Duration::from_secs(5)).await;
+    Ok(took)
+}
+
+/// Lets tasks that were just spawned come to rest.
+async fn settle() {
+    tokio::time::sleep(Duration::from_millis(20)).await;
+}
+
+/// Runs the publisher where publishers run: on a worker thread, not on the one that waits for the runtime.
+async fn on_a_worker<T: Send + 'static>(
+    work: impl Future<Output = anyhow::Result<T>> + Send + 'static,
+) -> anyhow::Result<T> {
+    let (sender, receiver) = oneshot::channel();
+    let tasks = TaskOwner::new("publisher");
+    tasks.spawn("publisher", async move { drop(sender.send(work.await)) });
+    receiver.await.context("the publisher panicked")?
+}
+
+async fn nobody(events: usize) -> anyhow::Result<f64> {
+    let bus = EventBus::builder().build();
+    let done = Arc::new(Semaphore::new(0));
+    let counter = Counter::new(usize::MAX, &done);
+    let mut subscriptions = Vec::new();
+    for n in 0..100 {
+        subscriptions.push(subscribe(&bus, &Topic::new(format!("orders.n{n}"))?, &counter)?);
+    }
+    for n in 0..10 {
+        let (options, counter) = (SubscribeOptions::new(), counter.clone());
+        subscriptions.push(bus.subscribe(&*format!("other{n}.**"), options, move |event: Event| {
+            counter.count(&event);
+            ready(Ok(()))
+        })?);
+    }
+    let pool = pool(&Topic::new("nobody.listens")?)?;
+    let took = on_a_worker(async move {
+        let began = Instant::now();
+        for n in 0..events {
+            black_box(bus.publish(pool[n % POOL].clone()).await?);
+        }
+        Ok(began.elapsed())
+    })
+    .await?;
+    ensure!(counter.seen.load(Ordering::Relaxed) == 0, "somebody listened");
+    Ok(took.as_nanos() as f64 / events as f64)
+}
+
+async fn latency(events: usize) -> anyhow::Result<Sample> {
+    let bus = EventBus::builder().build();
+    let topic = Topic::new("orders.created")?;
+    let (sender, mut receiver) = mpsc::channel(1);
+    let origin = Instant::now();
+    let _subscription = bus.subscribe(&topic, SubscribeOptions::new(), move |_: Event| {
+        // Nobody else fills the channel of one.
+        let _ = sender.try_send(origin.elapsed());
+        ready(Ok(()))
+    })?;
+    let event = event(&topic)?;
+    let publisher = bus.clone();
+    let mut spans = on_a_worker(async move {
+        let mut spans = Vec::with_capacity(events);
+        for _ in 0..events {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let event = event.clone();
+            let published = origin.elapsed();
+            publisher.publish(event).await?;
+            let handled = receiver.recv().await.context("the handler is gone")?;
+            spans.push(handled.saturating_sub(published).as_nanos() as f64 / 1e3);
+        }
+        Ok(spans)
+    })
+    .await?;
+    spans.sort_by(f64::total_cmp);
+    let at = |share: f64| spans[((spans.len() - 1) as f64 * share) as usize];
+    Ok(Sample::from(at(0.99)).detail("p50", at(0.5)).detail("p99.9", at(0.999)))
+}
+
+fn slopes(plan: &Plan) -> anyhow::Result<Sample> {
+    let cost = |events: usize, took: Duration| took.as_nanos() as f64 / events as f64;
+    let mut by_events = Vec::new();
+    for events in [1_000, 10_000, 100_000, plan.pick(1_000_000, 300_000)] {
+        // Small sizes are repeated, so that each figure stands for as much work.
+        let repeats = plan.pick(1_000_000, 300_000) / events;
+        let mut took = Duration::ZERO;
+        for _ in 0..repeats.min(100) {
+            took += block_on(WORKERS, ours(1, events))?;
+        }
+        by_events.push((events as f64, cost(events * repeats.min(100), took)));
+    }
+    let mut by_topics = Vec::new();
+    for topics in [1, 100, 10_000, 100_000] {
+        let events = plan.pick(400_000, 200_000);
+        by_topics.push((topics as f64, cost(events, block_on(WORKERS, many_topics(topics, events))?)));
+    }
+    let mut by_subscribers = Vec::new();
+    for subscribers in [1, 10, 100, 1_000] {
+        let events = (plan.pick(2_000_000, 400_000) / subscribers).max(400);
+        let took = block_on(WORKERS, ours(subscribers, events))?;
+        by_subscribers.push((subscribers as f64, cost(events * subscribers, took)));
+    }
+    Ok(Sample::from(growth(&by_events))
+        .detail("topics", growth(&by_topics))
+        .detail("subscribers", growth(&by_subscribers)))
+}
+
+/// Events published in turn to topics that have a subscriber each.
+async fn many_topics(topics: usize, events: usize) -> anyhow::Result<Duration> {
+    let bus = EventBus::builder().build();
+    let done = Arc::new(Semaphore::new(0));
+    let names: Vec<_> = (0..topics).map(|n| Topic::new(format!("orders.n{n}"))).collect::<Result<_, _>>()?;
+    let mut subscriptions = Vec::new();
+    for topic in &names {
+        subscriptions.push(subscribe(&bus, topic, &Counter::new(events / topics, &done))?);
+    }
+    // One event a topic is shared by all that are published to it.
+    let pool: Vec<_> = names.iter().map(event).collect::<Result<_, _>>()?;
+    settle().await;
+    let publisher = bus.clone();
+    let took = on_a_worker(async move {
+        let began = Instant::now();
+        for n in 0..events {
+            publisher.publish(pool[n % topics].clone()).await?;
+        }
+        done.acquire_many(u32::try_from(topics)?).await?.forget();
+        Ok(began.elapsed())
+    })
+    .await?;
+    drop(subscriptions);
+    Ok(took)
+}
