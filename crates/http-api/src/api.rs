@@ -17,6 +17,7 @@ use telemetry::TraceContext;
 use tower_service::Service;
 
 use crate::body::{AnswerBody, BoxError};
+use crate::dispatch::{dispatch, no_such_route};
 use crate::envelope::{ErrorEnvelope, JSON, NO_STORE, Refusal};
 use crate::extract::{Scope, read_body, too_large};
 use crate::origin::{HostPolicy, check_same_origin};
@@ -79,15 +80,15 @@ impl Api {
         let answered = AssertUnwindSafe(self.answer(parts, body, &scope)).catch_unwind().await;
         let mut response = match answered {
             Ok(Ok(response)) => response,
-            Ok(Err(problem)) => refused(problem),
+            Ok(Err(refusal)) => refused(refusal),
             Err(panic) => {
                 let panic = runtime::panic_message(&*panic);
                 tracing::error!(%trace, route = scope.template(), panic, "handler panicked");
                 refused(Problem::internal())
             }
         };
-        if let Some(Refusal(problem)) = response.extensions_mut().remove::<Refusal>() {
-            write_problem(&mut response, &problem, &trace);
+        if let Some(refusal) = response.extensions_mut().remove::<Refusal>() {
+            write_problem(&mut response, &refusal, &trace);
         }
         let headers = response.headers_mut();
         if let Some(trace_id) = trace_id {
@@ -104,7 +105,7 @@ impl Api {
         parts: Parts,
         body: B,
         scope: &Arc<Scope>,
-    ) -> Result<Response<AnswerBody>, Problem>
+    ) -> Result<Response<AnswerBody>, Refusal>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
@@ -113,7 +114,13 @@ impl Api {
         let limit = self.config().body_bytes_max;
         // A client that says how much it will send is refused before it has sent it.
         if body.size_hint().lower() > limit as u64 {
-            return Err(too_large());
+            return Err(too_large().into());
+        }
+        if !is_of_management(parts.uri.path()) {
+            return match self.inner.shared.management.directory() {
+                Some(directory) => dispatch(directory, parts, Limited::new(body, limit), scope).await,
+                None => Err(no_such_route().into()),
+            };
         }
         check_same_origin(&parts)?;
         let body = if body.is_end_stream() { Body::empty() } else { Body::new(Limited::new(body, limit)) };
@@ -140,7 +147,7 @@ impl Api {
         parts: Parts,
         body: Body,
         scope: &Arc<Scope>,
-    ) -> Result<Response<AnswerBody>, Problem> {
+    ) -> Result<Response<AnswerBody>, Refusal> {
         let body = read_body(body, self.config().body_timeout).await?;
         let fingerprint = self.inner.fingerprints.hash_one((&parts.method, &parts.uri, &body));
         let key = parts.headers.get(IDEMPOTENCY_KEY).and_then(|key| key.to_str().ok()).unwrap_or_default();
@@ -163,8 +170,8 @@ impl std::fmt::Debug for Api {
 /// Keeps an answer for whoever repeats the request; a failure of the host's is not one.
 async fn keep(claim: Claim, response: Response<AnswerBody>, trace: &TraceContext) -> Response<AnswerBody> {
     let mut response = response;
-    if let Some(Refusal(problem)) = response.extensions_mut().remove::<Refusal>() {
-        write_problem(&mut response, &problem, trace);
+    if let Some(refusal) = response.extensions_mut().remove::<Refusal>() {
+        write_problem(&mut response, &refusal, trace);
     }
     if response.status().is_server_error() {
         return response;
@@ -201,18 +208,18 @@ fn replay(answer: &StoredAnswer) -> Response<AnswerBody> {
     response
 }
 
-fn refused(problem: Problem) -> Response<AnswerBody> {
+fn refused(refusal: impl Into<Refusal>) -> Response<AnswerBody> {
     let mut response = Response::new(AnswerBody::whole(Bytes::new()));
-    response.extensions_mut().insert(Refusal(problem));
+    response.extensions_mut().insert(refusal.into());
     response
 }
 
 /// Writes a problem as the answer's body.
-fn write_problem(response: &mut Response<AnswerBody>, problem: &Problem, trace: &TraceContext) {
-    let envelope = ErrorEnvelope::new(problem, trace.trace_id().to_string());
+fn write_problem(response: &mut Response<AnswerBody>, refusal: &Refusal, trace: &TraceContext) {
+    let problem = &refusal.problem;
+    let envelope = ErrorEnvelope::new(refusal, trace.trace_id().to_string());
     let body = serde_json::to_vec(&envelope).unwrap_or_default();
-    *response.status_mut() =
-        StatusCode::from_u16(problem.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() = refusal.status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, JSON);
     headers.insert(header::CACHE_CONTROL, NO_STORE);
@@ -225,6 +232,29 @@ fn write_problem(response: &mut Response<AnswerBody>, problem: &Problem, trace: 
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     *response.body_mut() = AnswerBody::whole(body);
+}
+
+/// Whether a path is below one that the management API has. Other paths are the plugins'; below these, a
+/// plugin gets what the API leaves.
+fn is_of_management(path: &str) -> bool {
+    let first = path[1.min(path.len())..].split('/').next().unwrap_or_default();
+    matches!(
+        first,
+        "" | "audit"
+            | "cluster"
+            | "config"
+            | "console"
+            | "demo"
+            | "docs"
+            | "events"
+            | "health"
+            | "metrics"
+            | "openapi.json"
+            | "plugins"
+            | "scheduler"
+            | "services"
+            | "ws"
+    )
 }
 
 /// Whether an id that a client gave can be given back: visible ASCII of bounded length.

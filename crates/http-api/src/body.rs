@@ -6,9 +6,9 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use http_body_util::Full;
+use registry::RouteGuard;
 
-/// A failure on the way of a body.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) use plugin_core::BoxError;
 
 pin_project_lite::pin_project! {
     /// The body of an answer.
@@ -22,12 +22,18 @@ pin_project_lite::pin_project! {
         Whole { #[pin] body: Full<Bytes> },
         /// Made by a handler of the management API.
         Management { #[pin] body: axum::body::Body },
+        /// Made by a plugin, which is inside of the call until the body goes.
+        Plugin { #[pin] body: plugin_core::Body, _guard: RouteGuard },
     }
 }
 
 impl AnswerBody {
     pub(crate) fn whole(bytes: impl Into<Bytes>) -> Self {
         Self { kind: Kind::Whole { body: Full::new(bytes.into()) } }
+    }
+
+    pub(crate) fn plugin(body: plugin_core::Body, guard: RouteGuard) -> Self {
+        Self { kind: Kind::Plugin { body, _guard: guard } }
     }
 
     pub(crate) fn management(body: axum::body::Body) -> Self {
@@ -37,7 +43,7 @@ impl AnswerBody {
 
 impl http_body::Body for AnswerBody {
     type Data = Bytes;
-    type Error = BoxError;
+    type Error = plugin_core::BoxError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
@@ -46,6 +52,7 @@ impl http_body::Body for AnswerBody {
         match self.project().kind.project() {
             Projected::Whole { body } => body.poll_frame(cx).map_err(|never| match never {}),
             Projected::Management { body } => body.poll_frame(cx).map_err(Into::into),
+            Projected::Plugin { body, .. } => body.poll_frame(cx),
         }
     }
 
@@ -53,6 +60,7 @@ impl http_body::Body for AnswerBody {
         match &self.kind {
             Kind::Whole { body } => body.is_end_stream(),
             Kind::Management { body } => body.is_end_stream(),
+            Kind::Plugin { body, .. } => body.is_end_stream(),
         }
     }
 
@@ -60,6 +68,7 @@ impl http_body::Body for AnswerBody {
         match &self.kind {
             Kind::Whole { body } => body.size_hint(),
             Kind::Management { body } => body.size_hint(),
+            Kind::Plugin { body, .. } => body.size_hint(),
         }
     }
 }

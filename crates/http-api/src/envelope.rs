@@ -50,9 +50,9 @@ pub(crate) struct ErrorBody {
 }
 
 impl ErrorEnvelope {
-    pub(crate) fn new(problem: &Problem, trace_id: String) -> Self {
+    pub(crate) fn new(Refusal { problem, status }: &Refusal, trace_id: String) -> Self {
         Self {
-            code: problem.status(),
+            code: status.as_u16(),
             message: problem.message.to_string(),
             error: ErrorBody {
                 kind: problem.kind,
@@ -89,7 +89,7 @@ impl Answer {
         body.extend_from_slice(b",\"message\":\"success\",\"data\":");
         serde_json::to_writer(&mut body, data).map_err(|error| {
             tracing::error!(%error, "answer cannot be written as JSON");
-            Refusal(Problem::internal())
+            Refusal::from(Problem::internal())
         })?;
         body.push(b'}');
         Ok(Self { status, body: body.into(), etag: None, location: None })
@@ -131,19 +131,23 @@ impl IntoResponse for Answer {
 
 /// A problem as an answer. It is written out where the answer leaves, since only there the trace is known.
 #[derive(Debug, Clone)]
-pub(crate) struct Refusal(pub(crate) Problem);
+pub(crate) struct Refusal {
+    pub(crate) problem: Problem,
+    /// The problem's, unless a plugin's route chose another.
+    pub(crate) status: StatusCode,
+}
 
 impl From<Problem> for Refusal {
     fn from(problem: Problem) -> Self {
-        Self(problem)
+        let status = StatusCode::from_u16(problem.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Self { problem, status }
     }
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let mut response = Response::new(Body::empty());
-        *response.status_mut() =
-            StatusCode::from_u16(self.0.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        *response.status_mut() = self.status;
         response.extensions_mut().insert(self);
         response
     }

@@ -11,6 +11,7 @@ use http::{HeaderMap, header};
 use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError};
 use management::{Caller, Management, PageRequest, Problem, ProblemKind};
+use plugin_core::Route;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use utoipa::IntoParams;
@@ -21,7 +22,13 @@ use crate::shared::Shared;
 /// What is known about a request before it is routed, and what routing finds out.
 pub(crate) struct Scope {
     pub(crate) caller: Caller,
-    template: OnceLock<MatchedPath>,
+    template: OnceLock<Template>,
+}
+
+/// The template of the path that was taken.
+enum Template {
+    Management(MatchedPath),
+    Plugin(Arc<Route>),
 }
 
 impl Scope {
@@ -29,9 +36,17 @@ impl Scope {
         Self { caller, template: OnceLock::new() }
     }
 
+    /// Says which route of a plugin's was taken.
+    pub(crate) fn took_route(&self, route: &Arc<Route>) {
+        let _ = self.template.set(Template::Plugin(Arc::clone(route)));
+    }
+
     /// The template of the path that was taken.
     pub(crate) fn template(&self) -> Option<&str> {
-        self.template.get().map(MatchedPath::as_str)
+        match self.template.get()? {
+            Template::Management(matched) => Some(matched.as_str()),
+            Template::Plugin(route) => Some(route.endpoint.path()),
+        }
     }
 }
 
@@ -57,7 +72,7 @@ impl FromRequestParts<Arc<Shared>> for Ctx {
     async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Refusal> {
         let scope = parts.extensions.get::<Arc<Scope>>().cloned().ok_or_else(|| Problem::internal())?;
         if let Some(matched) = parts.extensions.get::<MatchedPath>() {
-            let _ = scope.template.set(matched.clone());
+            let _ = scope.template.set(Template::Management(matched.clone()));
         }
         Ok(Self { shared: Arc::clone(shared), scope })
     }
@@ -84,7 +99,7 @@ impl<T: DeserializeOwned> FromRequestParts<Arc<Shared>> for Query<T> {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, _: &Arc<Shared>) -> Result<Self, Refusal> {
-        read_query(parts.uri.query().unwrap_or_default()).map(Self).map_err(Refusal)
+        read_query(parts.uri.query().unwrap_or_default()).map(Self).map_err(Refusal::from)
     }
 }
 

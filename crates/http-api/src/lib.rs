@@ -5,17 +5,20 @@
 mod api;
 mod body;
 mod config;
+mod dispatch;
 mod envelope;
 mod extract;
 mod measure;
 mod openapi;
 mod origin;
 mod page;
+mod plugin;
 mod routes;
 mod serve;
 mod shared;
 
 pub use api::Api;
-pub use body::{AnswerBody, BoxError};
+pub use body::AnswerBody;
 pub use config::{HttpConfig, InvalidHttpConfig};
+pub use plugin::HttpPlugin;
 pub use serve::Server;

@@ -9,6 +9,8 @@ mod tasks;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
@@ -16,6 +18,7 @@ use management::{Problem, ProblemKind};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::dispatch::{dispatch, no_such_route};
 use crate::envelope::Refusal;
 use crate::extract::Ctx;
 use crate::openapi;
@@ -60,11 +63,19 @@ fn described() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(tasks::graph))
 }
 
-async fn unknown(_: Ctx) -> Response {
-    Refusal(Problem::new(ProblemKind::NotFound, "no such route")).into_response()
+/// What is no route of the management API may be one of a plugin's.
+async fn unknown(ctx: Ctx, request: Request) -> Response {
+    let Some(directory) = ctx.management().directory() else {
+        return Refusal::from(no_such_route()).into_response();
+    };
+    let (parts, body) = request.into_parts();
+    match dispatch(directory, parts, body, &ctx.scope).await {
+        Ok(response) => response.map(Body::new),
+        Err(refusal) => refusal.into_response(),
+    }
 }
 
 async fn wrong_method(_: Ctx) -> Response {
-    Refusal(Problem::new(ProblemKind::MethodNotAllowed, "this path does not take this method"))
-        .into_response()
+    let problem = Problem::new(ProblemKind::MethodNotAllowed, "this path does not take this method");
+    Refusal::from(problem).into_response()
 }

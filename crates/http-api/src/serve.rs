@@ -9,6 +9,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use runtime::{CancellationToken, ShutdownReport, TaskOwner};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use crate::{Api, HttpConfig};
@@ -45,9 +46,18 @@ impl Server {
     /// A server with the limits of the API's configuration.
     #[must_use]
     pub fn new(api: Api) -> Self {
+        Self::owning(TaskOwner::new("http"), api)
+    }
+
+    /// The same, its connections on a runtime of their own.
+    pub(crate) fn on(runtime: &Handle, api: Api) -> Self {
+        Self::owning(TaskOwner::on(runtime.clone(), "http"), api)
+    }
+
+    fn owning(connections: TaskOwner, api: Api) -> Self {
         let config = api.config();
         Self {
-            connections: TaskOwner::new("http"),
+            connections,
             draining: CancellationToken::new(),
             permits: Arc::new(Semaphore::new(config.connections_max)),
             http1: http1(config),
@@ -57,11 +67,7 @@ impl Server {
         }
     }
 
-    /// Accepts connections until `stop` is signalled, then lets those that are open finish.
-    ///
-    /// # Errors
-    ///
-    /// None of its own: what a connection does ends that connection.
+    /// Accepts connections until `stop` is signalled. Those that are open go on: see [`Server::drain`].
     pub async fn run(&self, listener: TcpListener, stop: CancellationToken) {
         self.accept(&listener, stop).await;
     }

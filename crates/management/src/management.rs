@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use event_bus::EventBus;
+use registry::ServiceDirectory;
 use runtime::{SharedClock, SystemClock, Timestamp};
 use scheduler::Scheduler;
 use telemetry::Metrics;
@@ -30,6 +31,7 @@ pub(crate) struct Inner {
     pub(crate) product: Product,
     pub(crate) started_at: Timestamp,
     pub(crate) bus: Option<EventBus>,
+    directory: Option<Arc<ServiceDirectory>>,
     pub(crate) scheduler: Option<Scheduler>,
     metrics: Option<Metrics>,
     audit: AuditLog,
@@ -74,6 +76,12 @@ impl Management {
     #[must_use]
     pub fn idempotency(&self) -> &IdempotencyStore {
         &self.inner.idempotency
+    }
+
+    /// Who offers which services and routes, for a transport to call the routes.
+    #[must_use]
+    pub fn directory(&self) -> Option<&ServiceDirectory> {
+        self.inner.directory.as_deref()
     }
 
     /// The host's clock.
@@ -122,16 +130,22 @@ impl fmt::Debug for Management {
 }
 
 /// Puts a [`Management`] together.
-#[derive(Debug)]
 #[must_use]
 pub struct ManagementBuilder {
     clock: SharedClock,
     node: String,
     product: Product,
     bus: Option<EventBus>,
+    directory: Option<Arc<ServiceDirectory>>,
     scheduler: Option<Scheduler>,
     metrics: Option<Metrics>,
     audit_entries: usize,
+}
+
+impl fmt::Debug for ManagementBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ManagementBuilder").field("node", &self.node).finish_non_exhaustive()
+    }
 }
 
 impl Default for ManagementBuilder {
@@ -141,6 +155,7 @@ impl Default for ManagementBuilder {
             node: "local".to_owned(),
             product: Product { name: "gantry".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
             bus: None,
+            directory: None,
             scheduler: None,
             metrics: None,
             audit_entries: AUDIT_ENTRIES,
@@ -170,6 +185,12 @@ impl ManagementBuilder {
     /// What carries events.
     pub fn bus(mut self, bus: EventBus) -> Self {
         self.bus = Some(bus);
+        self
+    }
+
+    /// Who offers which services and routes.
+    pub fn directory(mut self, directory: Arc<ServiceDirectory>) -> Self {
+        self.directory = Some(directory);
         self
     }
 
@@ -203,6 +224,7 @@ impl ManagementBuilder {
                 node: self.node,
                 product: self.product,
                 bus: self.bus,
+                directory: self.directory,
                 scheduler: self.scheduler,
                 metrics: self.metrics,
                 draining: AtomicBool::new(false),

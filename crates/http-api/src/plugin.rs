@@ -1,0 +1,129 @@
+//! The transport as a plugin.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use management::Management;
+use plugin_core::{
+    ConfigError, ConfigSpec, Health, HostListener, Manifest, Plugin, PluginContext, PluginError, PluginKind,
+};
+use runtime::TaskOwner;
+use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use crate::serve::{Accept, Server};
+use crate::{Api, HttpConfig};
+
+/// The HTTP transport: the management API and the plugins' routes, on one address.
+///
+/// Its configuration is [`HttpConfig`], in the section `[plugins.http]`.
+pub struct HttpPlugin {
+    management: Management,
+    /// Where connections are served. The control plane has a runtime of its own.
+    runtime: Option<Handle>,
+    address: watch::Sender<Option<SocketAddr>>,
+    serving: Mutex<Option<Serving>>,
+}
+
+struct Serving {
+    server: Arc<Server>,
+    accepting: TaskOwner,
+}
+
+impl HttpPlugin {
+    /// The transport of a host.
+    #[must_use]
+    pub fn new(management: Management) -> Self {
+        Self { management, runtime: None, address: watch::Sender::new(None), serving: Mutex::new(None) }
+    }
+
+    /// Serves connections on this runtime, in place of the one that plugins' code runs on, so that code
+    /// that blocks there does not keep the management API from answering.
+    #[must_use]
+    pub fn runtime(mut self, handle: Handle) -> Self {
+        self.runtime = Some(handle);
+        self
+    }
+
+    /// The address that is listened on, while it is: tells the port where 0 was asked for.
+    #[must_use]
+    pub fn address(&self) -> watch::Receiver<Option<SocketAddr>> {
+        self.address.subscribe()
+    }
+
+    fn serving(&self) -> MutexGuard<'_, Option<Serving>> {
+        self.serving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Accept for HostListener {
+    async fn accept(&self) -> std::io::Result<(TcpStream, SocketAddr)> {
+        HostListener::accept(self).await
+    }
+}
+
+#[async_trait]
+impl Plugin for HttpPlugin {
+    #[expect(clippy::expect_used, reason = "name and version are constants, and a test makes the manifest")]
+    fn manifest(&self) -> Manifest {
+        let config = ConfigSpec::checked(|config: &HttpConfig| {
+            config.check().map_err(|error| ConfigError::invalid(error.key, error.detail))
+        });
+        Manifest::new("http", env!("CARGO_PKG_VERSION"))
+            .expect("a name and a version")
+            .description("serves the management API and the routes of plugins over HTTP/1.1 and HTTP/2")
+            .kind(PluginKind::Transport)
+            .config(config)
+    }
+
+    async fn initialize(&self, ctx: PluginContext) -> Result<(), PluginError> {
+        ctx.config::<HttpConfig>()?.check()?;
+        Ok(())
+    }
+
+    async fn start(&self, ctx: PluginContext) -> Result<(), PluginError> {
+        let config: HttpConfig = ctx.config()?;
+        config.check()?;
+        let listener = ctx.listen("http", config.address()).await?;
+        let address = listener.address();
+        let handle = self.runtime.clone().unwrap_or_else(Handle::current);
+        let server = Arc::new(Server::on(&handle, Api::new(self.management.clone(), config)));
+        let accepting = TaskOwner::on(handle, "http");
+        let (accepted, stopped) = (Arc::clone(&server), ctx.cancelled());
+        accepting.spawn("accept", async move { accepted.accept(&listener, stopped).await });
+        *self.serving() = Some(Serving { server, accepting });
+        self.address.send_replace(Some(address));
+        tracing::info!(%address, "listening");
+        Ok(())
+    }
+
+    async fn stop(&self, ctx: PluginContext) -> Result<(), PluginError> {
+        let Some(serving) = self.serving().take() else { return Ok(()) };
+        let deadline = ctx.config::<HttpConfig>().unwrap_or_default().drain_deadline;
+        serving.accepting.cancel();
+        self.address.send_replace(None);
+        let report = serving.server.drain(deadline).await;
+        if !report.is_clean() {
+            tracing::warn!(
+                connections = report.aborted.len() + report.stuck.len(),
+                "cut off at the deadline"
+            );
+        }
+        Ok(())
+    }
+
+    async fn health(&self) -> Health {
+        match *self.address.borrow() {
+            Some(address) => Health { message: format!("listening on {address}"), ..Health::healthy() },
+            None => Health::unhealthy("does not listen"),
+        }
+    }
+}
+
+impl std::fmt::Debug for HttpPlugin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HttpPlugin").field("address", &*self.address.borrow()).finish_non_exhaustive()
+    }
+}
