@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use event_bus::EventBus;
 use tracing::info;
 
 use crate::executor::{
     Executor, ExecutorGuard, ExecutorRegistry, RegisterError, RunContext, RunError, RunOutput,
 };
+
+mod event;
 
 /// Writes the payload to the log.
 struct Log;
@@ -31,9 +34,15 @@ impl Executor for Log {
 }
 
 /// Registers the built-in executors, except where a name is taken already.
-pub(crate) fn register(executors: &ExecutorRegistry) -> Result<Vec<ExecutorGuard>, RegisterError> {
+pub(crate) fn register(
+    executors: &ExecutorRegistry,
+    bus: Option<&EventBus>,
+) -> Result<Vec<ExecutorGuard>, RegisterError> {
+    let mut built_in: Vec<(&str, Arc<dyn Executor>)> = vec![("log", Arc::new(Log))];
+    if let Some(bus) = bus {
+        built_in.push(("event", Arc::new(event::EventExecutor { bus: bus.clone() })));
+    }
     let mut guards = Vec::new();
-    let built_in: Vec<(&str, Arc<dyn Executor>)> = vec![("log", Arc::new(Log))];
     for (name, executor) in built_in {
         let is_taken = executors.find(name).is_some_and(|key| executors.present(key).is_some());
         if !is_taken {

@@ -10,6 +10,7 @@ mod history;
 mod id;
 mod notice;
 mod planner;
+mod publish;
 mod schedule;
 mod scheduler;
 mod spec;
@@ -23,6 +24,7 @@ pub use executor::{
     Executor, ExecutorGuard, ExecutorRegistry, PayloadError, RegisterError, RunContext, RunError, RunOutput,
     executor_fn,
 };
+pub use publish::TaskEvent;
 pub use id::{ParseRunIdError, RunId};
 pub use scheduler::{BuildError, Scheduler, SchedulerBuilder, SchedulerConfig, StopReport};
 pub use spec::{

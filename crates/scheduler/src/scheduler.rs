@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use event_bus::{EventBus, TopicError};
 use runtime::{SharedClock, SystemClock, TaskOwner, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -18,6 +19,7 @@ use crate::error::TaskError;
 use crate::executor::{ExecutorGuard, ExecutorRegistry, RegisterError};
 use crate::executors;
 use crate::id::RunId;
+use crate::publish::{BATCH, Teller};
 use crate::schedule::admit::admit;
 use crate::schedule::{Bounds, Micros, NEVER, ceil_micros, floor_micros, timestamp};
 use crate::spec::{ScheduleSpec, TaskSpec};
@@ -73,6 +75,9 @@ pub enum BuildError {
     /// A built-in executor could not be registered.
     #[error("register the built-in executors")]
     Executors(#[from] RegisterError),
+    /// The node's name makes no event.
+    #[error("name the topics of events")]
+    Topics(#[from] TopicError),
 }
 
 /// What a stop could not finish.
@@ -91,9 +96,17 @@ pub struct SchedulerBuilder {
     executors: ExecutorRegistry,
     config: SchedulerConfig,
     node: String,
+    bus: Option<EventBus>,
 }
 
 impl SchedulerBuilder {
+    /// Where `scheduler.task.*` events go, and what the executor `event` publishes to.
+    #[must_use]
+    pub fn bus(mut self, bus: EventBus) -> Self {
+        self.bus = Some(bus);
+        self
+    }
+
     /// Where the time comes from; the machine's clock where it is not said.
     #[must_use]
     pub fn clock(mut self, clock: SharedClock) -> Self {
@@ -145,19 +158,21 @@ impl SchedulerBuilder {
             let detail = "must be 1ms or more".to_owned();
             return Err(BuildError::Invalid { field: "default_timeout".to_owned(), detail });
         }
-        let built_in = executors::register(&self.executors)?;
+        let built_in = executors::register(&self.executors, self.bus.as_ref())?;
+        let teller = self.bus.map(|bus| Teller::new(bus, &self.node)).transpose()?;
         let now = floor_micros(self.clock.now());
         let ids =
             RunIds { begun_ms: now.unsigned_abs() / 1000, salt: RandomState::new().hash_one(now) as u32 };
-        let core = Core::new(config.clone(), self.executors.clone(), ids, now);
         let auto_start = config.auto_start;
+        let mut core = Core::new(config, self.executors.clone(), ids, now);
+        core.tells = teller.is_some();
         let scheduler = Scheduler {
             inner: Arc::new(Inner {
                 core: Mutex::new(core),
                 clock: self.clock,
                 executors: self.executors,
                 node: self.node,
-                config,
+                teller,
                 wake: Notify::new(),
                 work: Notify::new(),
                 sleeping_until: AtomicI64::new(NEVER),
@@ -189,7 +204,7 @@ pub(crate) struct Inner {
     pub(crate) clock: SharedClock,
     pub(crate) executors: ExecutorRegistry,
     node: String,
-    config: SchedulerConfig,
+    teller: Option<Teller>,
     /// Wakes the driver: what it sleeps for has changed.
     pub(crate) wake: Notify,
     /// Wakes a worker: something is due.
@@ -235,7 +250,14 @@ impl Inner {
     }
 
     /// Publishes what has happened.
-    pub(crate) fn tell(&self) {}
+    pub(crate) fn tell(&self) {
+        let Some(teller) = &self.teller else { return };
+        teller.tell(|batch| {
+            let mut core = self.core();
+            let count = core.notices.len().min(BATCH);
+            batch.extend(core.notices.drain(..count));
+        });
+    }
 }
 
 impl Scheduler {
@@ -247,6 +269,7 @@ impl Scheduler {
             executors: ExecutorRegistry::new(),
             config: SchedulerConfig::default(),
             node: "local".to_owned(),
+            bus: None,
         }
     }
 

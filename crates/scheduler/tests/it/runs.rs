@@ -229,3 +229,51 @@ async fn a_trigger_runs_beside_the_schedule_with_its_own_payload() {
     assert_eq!(bench.scheduler.run(run.id).await.unwrap().outcome, RunOutcome::Completed);
     assert_eq!(bench.status("t").await, TaskStatus::Completed);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_bus_is_told_of_every_run_in_order() {
+    use event_bus::{EventBus, HistoryFilter};
+    use scheduler::{Scheduler, TaskEvent};
+    let bench = Bench::new().await;
+    let bus = EventBus::builder().clock(bench.clock.clone()).history(1000).build();
+    let scheduler = Scheduler::builder()
+        .clock(bench.clock.clone())
+        .bus(bus.clone())
+        .executors(bench.scheduler.registry().clone())
+        .build()
+        .await
+        .unwrap();
+    let body = json!({"id": "t", "executor": "work", "payload": {"fails": 1, "takes": "1s"},
+        "retry": {"attempts": 2}, "schedule": {"type": "interval", "interval": "10s", "max_runs": 1}});
+    scheduler.create(crate::support::spec(body)).await.unwrap();
+    let body = json!({"id": "e", "executor": "event", "payload": {"topic": "orders.created", "data": {"n": 1}},
+        "schedule": {"type": "once", "delay": "1s"}});
+    scheduler.create(crate::support::spec(body)).await.unwrap();
+    scheduler.pause("e").await.unwrap();
+    scheduler.resume("e").await.unwrap();
+    bench.sleep(secs(60)).await;
+    let events = bus.history(&HistoryFilter { limit: Some(100), ..HistoryFilter::default() });
+    let kinds = |task: &str| -> Vec<String> {
+        let of_task = |event: &&event_bus::Event| event.downcast::<TaskEvent>().is_some_and(|e| e.task() == task);
+        let topic = |event: &event_bus::Event| event.topic().as_str().replace("scheduler.task.", "");
+        events.iter().filter(of_task).map(topic).collect()
+    };
+    assert_eq!(kinds("t"), ["scheduled", "started", "retrying", "completed"]);
+    assert_eq!(kinds("e"), ["scheduled", "paused", "resumed", "started", "completed"]);
+    let published = events.iter().find(|event| event.topic().as_str() == "orders.created").unwrap();
+    assert_eq!(published.data()["n"], 1);
+    let completed = events.iter().rev().find(|event| event.topic().as_str() == "scheduler.task.completed").unwrap();
+    assert_eq!(completed.data()["task"], "t");
+    assert_eq!(completed.data()["attempt"], 2);
+    for (payload, field) in [
+        (json!({"topic": "scheduler.task.completed"}), "payload.topic: "),
+        (json!({"topic": "a..b"}), "payload.topic: "),
+        (json!({"data": 1}), "payload: "),
+    ] {
+        let body = json!({"id": "x", "executor": "event", "payload": payload,
+            "schedule": {"type": "once", "delay": "1s"}});
+        let error = scheduler.create(crate::support::spec(body)).await.unwrap_err();
+        assert!(error.to_string().starts_with(field), "{error}");
+    }
+    scheduler.stop(secs(5)).await;
+}
