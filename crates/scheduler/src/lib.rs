@@ -24,8 +24,8 @@ pub use executor::{
     Executor, ExecutorGuard, ExecutorRegistry, PayloadError, RegisterError, RunContext, RunError, RunOutput,
     executor_fn,
 };
-pub use publish::TaskEvent;
 pub use id::{ParseRunIdError, RunId};
+pub use publish::TaskEvent;
 pub use scheduler::{BuildError, Scheduler, SchedulerBuilder, SchedulerConfig, StopReport};
 pub use spec::{
     After, AfterCondition, Group, IntervalMode, Misfire, MisfirePolicy, Overlap, Retry, ScheduleKind,

@@ -70,15 +70,19 @@ impl Teller {
     fn publish(&self, mut notice: Notice) {
         if notice.started != NEVER {
             let started = std::mem::replace(&mut notice.started, NEVER);
-            self.send(NoticeKind::Started, timestamp(started), TaskEvent {
-                def: Arc::clone(&notice.def),
-                node: Arc::clone(&self.node),
-                run: notice.run,
-                scheduled_for: Some(timestamp(notice.scheduled)),
-                attempt: notice.attempt,
-                origin: notice.origin,
-                reason: None,
-            });
+            self.send(
+                NoticeKind::Started,
+                timestamp(started),
+                TaskEvent {
+                    def: Arc::clone(&notice.def),
+                    node: Arc::clone(&self.node),
+                    run: notice.run,
+                    scheduled_for: Some(timestamp(notice.scheduled)),
+                    attempt: notice.attempt,
+                    origin: notice.origin,
+                    reason: None,
+                },
+            );
         }
         let at = timestamp(notice.at);
         let scheduled_for = (notice.scheduled != NEVER).then(|| timestamp(notice.scheduled));

@@ -30,6 +30,7 @@
 mod bus;
 mod harness;
 mod http;
+mod scheduler;
 mod server;
 mod start;
 mod suites;

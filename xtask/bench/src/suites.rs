@@ -3,7 +3,7 @@
 use anyhow::bail;
 
 use crate::harness::{Plan, Row};
-use crate::{bus, http, start};
+use crate::{bus, http, scheduler, start};
 
 /// A named list of rows.
 pub(crate) struct Suite {
@@ -43,7 +43,7 @@ pub(crate) fn all() -> Vec<Suite> {
     let pending = |name, why| Suite { name, content: Content::Pending(why) };
     vec![
         rows("bus", bus::rows),
-        pending("scheduler", "no rows yet"),
+        rows("scheduler", scheduler::rows),
         rows("http", http::rows),
         pending("integrations", "arrives with the Redis, Kafka and etcd adapters"),
         rows("start", start::rows),

@@ -252,9 +252,10 @@ async fn the_bus_is_told_of_every_run_in_order() {
     scheduler.pause("e").await.unwrap();
     scheduler.resume("e").await.unwrap();
     bench.sleep(secs(60)).await;
-    let events = bus.history(&HistoryFilter { limit: Some(100), ..HistoryFilter::default() });
+    let events = bus.history(&HistoryFilter::default());
     let kinds = |task: &str| -> Vec<String> {
-        let of_task = |event: &&event_bus::Event| event.downcast::<TaskEvent>().is_some_and(|e| e.task() == task);
+        let of_task =
+            |event: &&event_bus::Event| event.downcast::<TaskEvent>().is_some_and(|e| e.task() == task);
         let topic = |event: &event_bus::Event| event.topic().as_str().replace("scheduler.task.", "");
         events.iter().filter(of_task).map(topic).collect()
     };
@@ -262,7 +263,8 @@ async fn the_bus_is_told_of_every_run_in_order() {
     assert_eq!(kinds("e"), ["scheduled", "paused", "resumed", "started", "completed"]);
     let published = events.iter().find(|event| event.topic().as_str() == "orders.created").unwrap();
     assert_eq!(published.data()["n"], 1);
-    let completed = events.iter().rev().find(|event| event.topic().as_str() == "scheduler.task.completed").unwrap();
+    let completed =
+        events.iter().rev().find(|event| event.topic().as_str() == "scheduler.task.completed").unwrap();
     assert_eq!(completed.data()["task"], "t");
     assert_eq!(completed.data()["attempt"], 2);
     for (payload, field) in [
