@@ -24,6 +24,7 @@ mod idempotency;
 mod management;
 mod page;
 mod problem;
+mod services;
 mod tasks;
 
 pub use audit::AuditEntry;
@@ -33,4 +34,5 @@ pub use idempotency::{Claim, IdempotencyStore, Idempotent, StoredAnswer};
 pub use management::{Management, ManagementBuilder};
 pub use page::{PAGE_DEFAULT, PAGE_MAX, Page, PageRequest};
 pub use problem::{Problem, ProblemKind};
+pub use services::{ClusterView, NodeInfo, ServiceInfo, ServiceInstance, ServiceTest};
 pub use tasks::{PreviewRequest, TaskEdge, TaskGraph, TaskNode, TriggerRequest};

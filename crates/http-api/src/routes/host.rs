@@ -2,14 +2,25 @@
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, header};
-use management::AuditEntry;
+use management::{AuditEntry, ClusterView, ServiceInfo, ServiceTest};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::envelope::{Answer, Envelope, NO_STORE, Outcome, Refusal, list_data};
-use crate::extract::{Ctx, PageQuery, Query};
+use crate::extract::{Ctx, Name, PageQuery, Query};
 
 list_data!(
     /// Writes, the newest first.
     AuditData, entries, AuditEntry);
+list_data!(
+    /// Services, by name.
+    ServicesData, services, ServiceInfo);
+
+/// A service.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ServiceData {
+    service: ServiceInfo,
+}
 
 /// What is measured, as Prometheus text or as OpenMetrics.
 #[utoipa::path(get, path = "/metrics", tag = "host",
@@ -34,4 +45,34 @@ pub(crate) async fn metrics(ctx: Ctx, headers: HeaderMap) -> Result<Response, Re
     responses((status = 200, description = "A page of writes.", body = Envelope<AuditData>)))]
 pub(crate) async fn audit(ctx: Ctx, Query(query): Query<PageQuery>) -> Outcome {
     Answer::ok(&AuditData::from(ctx.management().audit(ctx.caller(), &query.page()?)?))
+}
+
+/// The services that plugins offer.
+#[utoipa::path(get, path = "/services", tag = "host", params(PageQuery),
+    responses((status = 200, description = "A page of them.", body = Envelope<ServicesData>)))]
+pub(crate) async fn services(ctx: Ctx, Query(query): Query<PageQuery>) -> Outcome {
+    Answer::ok(&ServicesData::from(ctx.management().services(ctx.caller(), &query.page()?)?))
+}
+
+/// One service and its instances.
+#[utoipa::path(get, path = "/services/{name}", tag = "host",
+    params(("name" = String, Path, description = "The service's name.")),
+    responses((status = 200, description = "The service.", body = Envelope<ServiceData>)))]
+pub(crate) async fn service(ctx: Ctx, Name(name): Name) -> Outcome {
+    Answer::ok(&ServiceData { service: ctx.management().service(ctx.caller(), &name)? })
+}
+
+/// Whether a service can be reached, and how long that took.
+#[utoipa::path(get, path = "/services/{name}/test", tag = "host",
+    params(("name" = String, Path, description = "The service's name.")),
+    responses((status = 200, description = "It can.", body = Envelope<ServiceTest>)))]
+pub(crate) async fn test_service(ctx: Ctx, Name(name): Name) -> Outcome {
+    Answer::ok(&ctx.management().test_service(ctx.caller(), &name)?)
+}
+
+/// The nodes, and who owns what.
+#[utoipa::path(get, path = "/cluster", tag = "host",
+    responses((status = 200, description = "The cluster.", body = Envelope<ClusterView>)))]
+pub(crate) async fn cluster(ctx: Ctx) -> Outcome {
+    Answer::ok(&ctx.management().cluster(ctx.caller())?)
 }

@@ -2,4 +2,7 @@
 
 mod client;
 mod envelope;
+mod events;
+mod host;
 mod serving;
+mod tasks;

@@ -1,0 +1,282 @@
+//! Tasks over the API.
+
+use std::time::Duration;
+
+use http::{Method, Request};
+use http_body_util::Full;
+use serde_json::{Value, json};
+
+use crate::client::{Answered, call, get, send};
+use crate::host::host;
+
+const HOURLY: &str = r#"{"id": "t", "schedule": {"type": "interval", "interval": "1h"}}"#;
+
+fn error(answer: &Answered) -> (u16, String, String) {
+    let json = answer.json();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    assert_eq!(json["code"], answer.status.as_u16());
+    assert_eq!(json["trace_id"], answer.header("x-trace-id"));
+    (answer.status.as_u16(), text(&json["error"]["kind"]), text(&json["error"]["field"]))
+}
+
+#[tokio::test]
+async fn a_task_is_made_looked_at_replaced_and_removed() {
+    let host = host().await;
+    let made = call(&host.api, Method::POST, "/scheduler/tasks", HOURLY).await;
+    assert_eq!((made.status.as_u16(), made.header("location")), (201, "/scheduler/tasks/t"));
+    assert_eq!(made.json()["data"]["task"]["status"], "pending");
+
+    let seen = get(&host.api, "/scheduler/tasks/t").await;
+    assert_eq!(seen.header("etag"), made.header("etag"));
+    let task = &seen.json()["data"]["task"];
+    for field in
+        ["id", "name", "description", "schedule", "executor", "payload", "status", "created_at", "updated_at"]
+    {
+        assert!(!task[field].is_null() || field == "payload", "{field}: {task}");
+    }
+    assert_eq!((&task["executor"], &task["run_count"]), (&json!("log"), &json!(0)));
+
+    let put = |tag: &str| {
+        let body = r#"{"id": "t", "schedule": {"type": "interval", "interval": "2h"}}"#;
+        Request::put("/scheduler/tasks/t")
+            .header("content-type", "application/json")
+            .header("if-match", tag)
+            .body(Full::from(body))
+            .unwrap()
+    };
+    assert_eq!(error(&send(&host.api, put("\"99\"")).await).0, 412);
+    let replaced = send(&host.api, put(seen.header("etag"))).await;
+    assert_eq!(replaced.status, 200);
+    assert_ne!(replaced.header("etag"), seen.header("etag"));
+    assert_eq!(error(&send(&host.api, put(seen.header("etag"))).await).0, 412);
+    assert_eq!(error(&send(&host.api, put("2")).await).0, 400);
+
+    assert_eq!(call(&host.api, Method::DELETE, "/scheduler/tasks/t", "").await.status, 200);
+    assert_eq!(error(&get(&host.api, "/scheduler/tasks/t").await), (404, "not_found".into(), String::new()));
+}
+
+#[tokio::test]
+async fn a_task_is_paused_resumed_triggered_and_cancelled() {
+    let host = host().await;
+    call(&host.api, Method::POST, "/scheduler/tasks", HOURLY).await;
+    let post =
+        async |what: &str| call(&host.api, Method::POST, &format!("/scheduler/tasks/t/{what}"), "").await;
+    assert_eq!(error(&post("resume").await), (409, "invalid_state".into(), String::new()));
+    assert_eq!(post("pause").await.json()["data"]["task"]["status"], "paused");
+    let paused = get(&host.api, "/scheduler/tasks/status/paused").await.json();
+    assert_eq!(paused["data"]["tasks"][0]["id"], "t");
+    assert_eq!(post("resume").await.json()["data"]["task"]["status"], "pending");
+
+    let triggered = post("trigger").await.json();
+    let run = triggered["data"]["run"]["id"].as_str().unwrap_or_else(|| panic!("{triggered}")).to_owned();
+    let ended = async {
+        while get(&host.api, &format!("/scheduler/runs/{run}")).await.json()["data"]["run"]["outcome"]
+            != "completed"
+        {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), ended).await.expect("the run ends");
+    let runs = get(&host.api, "/scheduler/tasks/t/runs").await.json();
+    assert_eq!((&runs["data"]["total"], &runs["data"]["runs"][0]["id"]), (&json!(1), &json!(run)));
+
+    assert_eq!(post("cancel").await.json()["data"]["task"]["status"], "canceled");
+    assert_eq!(error(&post("pause").await).0, 409);
+    let status = get(&host.api, "/scheduler/status").await.json();
+    assert_eq!(
+        (&status["data"]["running"], &status["data"]["status_counts"]),
+        (&json!(true), &json!({"canceled": 1}))
+    );
+}
+
+#[tokio::test]
+async fn lists_are_filtered_and_paged() {
+    let host = host().await;
+    for n in 0..5 {
+        let executor = if n == 0 { "event" } else { "log" };
+        let body = json!({"id": format!("t{n}"), "executor": executor, "schedule": {"type": "interval", "interval": "1h"},
+            "payload": {"type": "custom.x"}});
+        let made = call(&host.api, Method::POST, "/scheduler/tasks", &body.to_string()).await;
+        assert_eq!(made.status, 201, "{:?}", made.body);
+    }
+    let first = get(&host.api, "/scheduler/tasks?executor=log&limit=3").await.json();
+    assert_eq!(
+        (first["data"]["total"].clone(), first["data"]["tasks"].as_array().unwrap().len()),
+        (json!(4), 3)
+    );
+    let cursor = first["data"]["next_cursor"].as_str().unwrap();
+    let rest = get(&host.api, &format!("/scheduler/tasks?executor=log&limit=3&cursor={cursor}")).await.json();
+    assert_eq!(rest["data"]["tasks"].as_array().unwrap().len(), 1);
+    assert_eq!(rest["data"]["next_cursor"], Value::Null);
+    assert_eq!(get(&host.api, "/scheduler/tasks?q=T3").await.json()["data"]["total"], 1);
+}
+
+#[tokio::test]
+async fn previews_executors_and_the_graph_are_shown() {
+    let host = host().await;
+    let body = r#"{"schedule": {"type": "cron", "cron": "0 2 * * *", "timezone": "Asia/Shanghai"}, "count": 2, "from": "2030-01-01T00:00:00Z"}"#;
+    let times = call(&host.api, Method::POST, "/scheduler/preview", body).await.json();
+    assert_eq!(times["data"]["times"], json!(["2030-01-01T18:00:00Z", "2030-01-02T18:00:00Z"]));
+    let executors = get(&host.api, "/scheduler/executors").await.json();
+    let names: Vec<_> =
+        executors["data"]["executors"].as_array().unwrap().iter().map(|e| e["name"].clone()).collect();
+    assert!(names.contains(&json!("log")), "{names:?}");
+    call(&host.api, Method::POST, "/scheduler/tasks", HOURLY).await;
+    call(&host.api, Method::POST, "/scheduler/tasks", r#"{"id": "u", "after": ["t"]}"#).await;
+    let graph = get(&host.api, "/scheduler/graph").await.json();
+    assert_eq!(graph["data"]["edges"], json!([{"from": "t", "to": "u", "on": "success"}]));
+    assert_eq!(error(&call(&host.api, Method::DELETE, "/scheduler/tasks/t", "").await).1, "in_use");
+}
+
+/// Promise 10: bad input gets a clear error that names the field, and changes nothing.
+#[tokio::test]
+async fn promise_10_a_body_that_is_refused_leaves_no_task() {
+    let host = host().await;
+    let once =
+        |extra: &str| format!(r#"{{"id": "t", "schedule": {{"type": "once", "delay": "1h"}}{extra}}}"#);
+    let scheduled = |schedule: &str| format!(r#"{{"id": "t", "schedule": {schedule}}}"#);
+    let cases = [
+        ("{".to_owned(), 400, "malformed", ""),
+        ("[]".to_owned(), 422, "invalid_field", ""),
+        ("null".to_owned(), 422, "invalid_field", ""),
+        (once(", "), 400, "malformed", ""),
+        (once(r#", "colour": "red""#), 422, "invalid_field", "colour"),
+        (once(r#", "priority": "high""#), 422, "invalid_field", "priority"),
+        (once(r#", "priority": 101"#), 422, "invalid_field", "priority"),
+        (once(r#", "timeout": "soon""#), 422, "invalid_field", "timeout"),
+        (once(r#", "executor": "a b""#), 422, "invalid_field", "executor"),
+        (once(r#", "after": ["t"]"#), 422, "invalid_field", "after"),
+        (r#"{"id": "", "schedule": {"type": "once", "delay": "1h"}}"#.to_owned(), 422, "invalid_field", "id"),
+        (
+            r#"{"id": "a b", "schedule": {"type": "once", "delay": "1h"}}"#.to_owned(),
+            422,
+            "invalid_field",
+            "id",
+        ),
+        (r#"{"id": 7, "schedule": {"type": "once", "delay": "1h"}}"#.to_owned(), 422, "invalid_field", "id"),
+        (scheduled(r#"{"type": "cron", "cron": "0 0 31 2 *"}"#), 422, "invalid_field", "schedule.cron"),
+        (scheduled(r#"{"type": "cron", "cron": "nonsense"}"#), 422, "invalid_field", "schedule.cron"),
+        (
+            scheduled(r#"{"type": "cron", "cron": "* * * * *", "timezone": "Mars/Olympus"}"#),
+            422,
+            "invalid_field",
+            "schedule.timezone",
+        ),
+        (scheduled(r#"{"type": "interval", "interval": "0s"}"#), 422, "invalid_field", "schedule.interval"),
+        (scheduled(r#"{"type": "interval", "interval": "-5s"}"#), 422, "invalid_field", "schedule.interval"),
+        (scheduled(r#"{"type": "interval"}"#), 422, "invalid_field", "schedule.interval"),
+        (scheduled(r#"{"type": "once", "at": "tomorrow"}"#), 422, "invalid_field", "schedule.at"),
+        (scheduled(r#"{"type": "sometimes"}"#), 422, "invalid_field", "schedule.type"),
+        (scheduled("{}"), 422, "invalid_field", "schedule.type"),
+    ];
+    for (body, status, kind, field) in cases {
+        let answer = call(&host.api, Method::POST, "/scheduler/tasks", &body).await;
+        let (got_status, got_kind, got_field) = error(&answer);
+        assert_eq!((got_status, got_kind.as_str()), (status, kind), "{body}: {}", answer.json());
+        assert!(got_field.starts_with(field), "{body}: {got_field} is not {field}: {}", answer.json());
+    }
+    assert_eq!(get(&host.api, "/scheduler/tasks").await.json()["data"]["total"], 0);
+    assert_eq!(host.scheduler.status().total_tasks, 0);
+}
+
+#[tokio::test]
+async fn what_is_unknown_or_out_of_range_is_refused() {
+    let host = host().await;
+    call(&host.api, Method::POST, "/scheduler/tasks", HOURLY).await;
+    for (method, path, status, field) in [
+        (Method::GET, "/scheduler/tasks/none", 404, ""),
+        (Method::DELETE, "/scheduler/tasks/none", 404, ""),
+        (Method::POST, "/scheduler/tasks/none/pause", 404, ""),
+        (Method::GET, "/scheduler/runs/none", 404, ""),
+        (Method::GET, "/scheduler/runs/0190b5c5-0000-7000-8000-000000000000", 404, ""),
+        (Method::GET, "/scheduler/tasks/%FF", 400, ""),
+        (Method::GET, "/scheduler/tasks/status/asleep", 422, "status"),
+        (Method::GET, "/scheduler/tasks?status=asleep", 422, "status"),
+        (Method::GET, "/scheduler/tasks?limit=0", 422, "limit"),
+        (Method::GET, "/scheduler/tasks?limit=1001", 422, "limit"),
+        (Method::GET, "/scheduler/tasks?limit=many", 422, "limit"),
+        (Method::GET, "/scheduler/tasks?page=2", 422, "page"),
+        (Method::GET, "/scheduler/tasks/t/runs?limit=-1", 422, "limit"),
+        (Method::GET, "/plugins/events?type=a..b", 422, "type"),
+        (Method::GET, "/plugins/events?since=yesterday", 422, "since"),
+        (Method::GET, "/services/none", 404, ""),
+    ] {
+        let answer = call(&host.api, method, path, "").await;
+        let (got, _, got_field) = error(&answer);
+        assert_eq!((got, got_field.as_str()), (status, field), "{path}: {}", answer.json());
+    }
+    let again = call(&host.api, Method::POST, "/scheduler/tasks", HOURLY).await;
+    assert_eq!(error(&again), (409, "already_exists".into(), String::new()));
+    let other = r#"{"id": "u", "schedule": {"type": "once", "delay": "1h"}}"#;
+    assert_eq!(error(&call(&host.api, Method::PUT, "/scheduler/tasks/t", other).await).2, "id");
+}
+
+#[tokio::test]
+async fn only_json_is_read() {
+    let host = host().await;
+    for content_type in
+        [None, Some("text/plain"), Some("application/x-www-form-urlencoded"), Some("text/json; x")]
+    {
+        let mut request = Request::post("/scheduler/tasks");
+        if let Some(content_type) = content_type {
+            request = request.header("content-type", content_type);
+        }
+        let answer = send(&host.api, request.body(Full::from(HOURLY)).unwrap()).await;
+        assert_eq!(error(&answer).0, 415, "{content_type:?}");
+    }
+    for content_type in
+        ["application/json; charset=utf-8", "APPLICATION/JSON", "application/merge-patch+json"]
+    {
+        let request = Request::post("/scheduler/tasks").header("content-type", content_type);
+        let answer = send(&host.api, request.body(Full::from("{}")).unwrap()).await;
+        assert_eq!(answer.status, 422, "{content_type}");
+    }
+}
+
+#[tokio::test]
+async fn a_repeated_write_with_a_key_is_done_once() {
+    let host = host().await;
+    let post = async |key: &str, body: &'static str| {
+        let request = Request::post("/scheduler/tasks")
+            .header("content-type", "application/json")
+            .header("idempotency-key", key)
+            .body(Full::from(body))
+            .unwrap();
+        send(&host.api, request).await
+    };
+    let first = post("k1", HOURLY).await;
+    let again = post("k1", HOURLY).await;
+    assert_eq!(
+        (first.status, again.status, again.header("idempotency-replayed")),
+        (again.status, first.status, "true")
+    );
+    assert_eq!((first.body, first.headers["etag"].clone()), (again.body, again.headers["etag"].clone()));
+    assert_eq!(host.scheduler.status().total_tasks, 1);
+    let other = post("k1", r#"{"id": "u", "schedule": {"type": "once", "delay": "1h"}}"#).await;
+    assert_eq!(error(&other).2, "Idempotency-Key");
+    assert_eq!(error(&post("k 2", HOURLY).await).0, 400);
+    assert_eq!(error(&post("k3", HOURLY).await).0, 409, "another key is another request");
+}
+
+#[tokio::test]
+async fn every_write_is_in_the_audit_log_refused_ones_too() {
+    let host = host().await;
+    call(&host.api, Method::POST, "/scheduler/tasks", HOURLY).await;
+    call(&host.api, Method::POST, "/scheduler/tasks/none/pause", "").await;
+    let audit = get(&host.api, "/audit").await.json();
+    let seen: Vec<_> = audit["data"]["entries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|e| {
+            format!(
+                "{} {} {}",
+                e["action"].as_str().unwrap(),
+                e["target"].as_str().unwrap(),
+                e["outcome"].as_str().unwrap()
+            )
+        })
+        .collect();
+    assert_eq!(seen, ["task.pause none not_found", "task.create t done"]);
+    assert_eq!(audit["data"]["entries"][0]["caller"], "developer");
+}
