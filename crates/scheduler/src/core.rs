@@ -180,6 +180,8 @@ pub(crate) struct Core {
     retries_waiting: Vec<u32>,
     /// Which tasks run after a task: the task and the place of the edge in its list.
     dependents: HashMap<u32, Vec<(u32, u8)>>,
+    /// Which incarnation of its plugin has registered a task.
+    pub(crate) registrations: HashMap<u32, u64>,
     executors: ExecutorRegistry,
     present: Vec<Option<Arc<Registration>>>,
     generation: u64,
@@ -235,6 +237,7 @@ impl Core {
             parked_count: 0,
             retries_waiting: Vec::new(),
             dependents: HashMap::new(),
+            registrations: HashMap::new(),
             executors,
             present: Vec::new(),
             generation: u64::MAX,

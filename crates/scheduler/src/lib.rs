@@ -10,6 +10,8 @@ mod history;
 mod id;
 mod notice;
 mod planner;
+#[cfg(feature = "plugin")]
+mod plugin;
 mod publish;
 mod schedule;
 mod scheduler;
@@ -25,11 +27,13 @@ pub use executor::{
     executor_fn,
 };
 pub use id::{ParseRunIdError, RunId};
+#[cfg(feature = "plugin")]
+pub use plugin::{PluginTasks, SCHEDULER, SchedulerPlugin};
 pub use publish::TaskEvent;
 pub use scheduler::{BuildError, Scheduler, SchedulerBuilder, SchedulerConfig, StopReport};
 pub use spec::{
     After, AfterCondition, Group, IntervalMode, Misfire, MisfirePolicy, Overlap, Retry, ScheduleKind,
-    ScheduleSpec, TaskSpec,
+    ScheduleSpec, TaskSpec, TaskSpec as Task,
 };
 pub use store::StoreError;
 pub use view::{

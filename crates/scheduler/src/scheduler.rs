@@ -97,9 +97,18 @@ pub struct SchedulerBuilder {
     config: SchedulerConfig,
     node: String,
     bus: Option<EventBus>,
+    start_later: bool,
 }
 
 impl SchedulerBuilder {
+    /// Leaves it to [`Scheduler::start`] to begin, whatever the configuration says: for a host in which the
+    /// scheduler is a plugin, and begins when that starts.
+    #[must_use]
+    pub fn start_later(mut self) -> Self {
+        self.start_later = true;
+        self
+    }
+
     /// Where `scheduler.task.*` events go, and what the executor `event` publishes to.
     #[must_use]
     pub fn bus(mut self, bus: EventBus) -> Self {
@@ -163,8 +172,8 @@ impl SchedulerBuilder {
         let now = floor_micros(self.clock.now());
         let ids =
             RunIds { begun_ms: now.unsigned_abs() / 1000, salt: RandomState::new().hash_one(now) as u32 };
-        let auto_start = config.auto_start;
-        let mut core = Core::new(config, self.executors.clone(), ids, now);
+        let auto_start = config.auto_start && !self.start_later;
+        let mut core = Core::new(config.clone(), self.executors.clone(), ids, now);
         core.tells = teller.is_some();
         let scheduler = Scheduler {
             inner: Arc::new(Inner {
@@ -172,6 +181,7 @@ impl SchedulerBuilder {
                 clock: self.clock,
                 executors: self.executors,
                 node: self.node,
+                config,
                 teller,
                 wake: Notify::new(),
                 work: Notify::new(),
@@ -204,6 +214,7 @@ pub(crate) struct Inner {
     pub(crate) clock: SharedClock,
     pub(crate) executors: ExecutorRegistry,
     node: String,
+    config: SchedulerConfig,
     teller: Option<Teller>,
     /// Wakes the driver: what it sleeps for has changed.
     pub(crate) wake: Notify,
@@ -270,6 +281,7 @@ impl Scheduler {
             config: SchedulerConfig::default(),
             node: "local".to_owned(),
             bus: None,
+            start_later: false,
         }
     }
 
@@ -326,13 +338,9 @@ impl Scheduler {
     ///
     /// If a field is wrong, the id is taken, or there is no room. No task is left then.
     pub async fn create(&self, spec: TaskSpec) -> Result<TaskView, TaskError> {
-        self.create_for(spec, None).await
-    }
-
-    async fn create_for(&self, spec: TaskSpec, owner: Option<&str>) -> Result<TaskView, TaskError> {
         let inner = &self.inner;
         let now = inner.now();
-        let def = Arc::new(Def::admit(&spec, owner, &inner.executors, now)?);
+        let def = Arc::new(Def::admit(&spec, None, &inner.executors, now)?);
         let (snapshot, wanted) = {
             let mut core = inner.core();
             let task = core.insert(def, Insert::Ready, now)?;
@@ -642,31 +650,76 @@ impl Scheduler {
     ///
     /// If a field is wrong, or the id is that of somebody else's task.
     pub async fn upsert_owned(&self, plugin: &str, spec: TaskSpec) -> Result<TaskView, TaskError> {
+        let id = spec.id.clone();
+        self.apply_owned(plugin, spec, 0)?;
+        self.get(&id).await
+    }
+
+    /// Whether [`Scheduler::upsert_owned`] would take the task.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub(crate) fn check_owned(&self, plugin: &str, spec: &TaskSpec) -> Result<(), TaskError> {
         let inner = &self.inner;
-        let present = {
-            let core = inner.core();
-            core.find(&spec.id).and_then(|task| core.snapshot(task))
-        };
-        let Some(present) = present else { return self.create_for(spec, Some(plugin)).await };
-        if present.def.owner() != Some(plugin) {
-            return Err(TaskError::Exists(spec.id));
-        }
+        let def = Def::admit(spec, Some(plugin), &inner.executors, inner.now())?;
+        inner.core().check_owned(plugin, &def)
+    }
+
+    /// Inserts or updates a plugin's task; `registration` numbers the plugin's incarnation, so that an old
+    /// one that goes does not take away what its successor has made its own.
+    pub(crate) fn apply_owned(
+        &self,
+        plugin: &str,
+        spec: TaskSpec,
+        registration: u64,
+    ) -> Result<(), TaskError> {
+        let inner = &self.inner;
         let now = inner.now();
-        let def = Def::admit(&spec, Some(plugin), &inner.executors, now)?;
-        let is_same = same_definition(&present.def, &def, &inner.executors);
-        let (snapshot, wanted) = {
+        let def = Arc::new(Def::admit(&spec, Some(plugin), &inner.executors, now)?);
+        let wanted = {
             let mut core = inner.core();
-            let task = if is_same {
-                core.find(&spec.id).ok_or_else(|| TaskError::NotFound(spec.id.clone()))?
-            } else {
-                core.replace(Arc::new(def), None, now)?
+            core.check_owned(plugin, &def)?;
+            let task = match core.find(&spec.id) {
+                None => core.insert(def, Insert::Ready, now)?,
+                Some(task) => {
+                    let present = core.snapshot(task);
+                    let is_same =
+                        present.is_some_and(|present| same_definition(&present.def, &def, &inner.executors));
+                    if is_same { task } else { core.replace(def, None, now)? }
+                }
             };
+            core.registrations.insert(task, registration);
             core.lift(task, flag::SUSPENDED, now);
-            (core.snapshot(task), core.wanted_at(now))
+            core.wanted_at(now)
         };
         inner.nudge(wanted);
         inner.tell();
-        self.view(snapshot, &spec.id)
+        Ok(())
+    }
+
+    /// A plugin's incarnation stops: its task rests, unless another incarnation has it by now.
+    #[cfg(feature = "plugin")]
+    pub(crate) fn suspend_registered(&self, plugin: &str, id: &str, registration: u64) {
+        let now = self.inner.now();
+        let mut core = self.inner.core();
+        if let Some(task) = core.registered(plugin, id, registration) {
+            core.suspend(task, now);
+        }
+        drop(core);
+        self.inner.tell();
+    }
+
+    /// A plugin's incarnation goes, and its task with it, unless another incarnation has it by now.
+    #[cfg(feature = "plugin")]
+    pub(crate) fn remove_registered(&self, plugin: &str, id: &str, registration: u64) {
+        let now = self.inner.now();
+        let mut core = self.inner.core();
+        if let Some(task) = core.registered(plugin, id, registration) {
+            core.remove(task, now);
+        }
+        drop(core);
+        self.inner.tell();
     }
 
     /// A plugin has stopped: its tasks rest, and their runs are cancelled. Tells how many tasks it has.
@@ -697,6 +750,12 @@ impl Scheduler {
             core.remove(*task, now);
         }
         Ok(tasks.len())
+    }
+
+    /// The bounds that it was built with.
+    #[must_use]
+    pub fn config(&self) -> &SchedulerConfig {
+        &self.inner.config
     }
 
     fn view(&self, snapshot: Option<TaskSnapshot>, id: &str) -> Result<TaskView, TaskError> {

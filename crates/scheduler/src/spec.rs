@@ -94,6 +94,24 @@ impl TaskSpec {
         Self { id: id.into(), schedule: Some(schedule), ..Self::default() }
     }
 
+    /// A task by cron expression, read in UTC.
+    #[must_use]
+    pub fn cron(id: impl Into<String>, expression: impl Into<String>) -> Self {
+        Self::new(id, ScheduleSpec::cron(expression))
+    }
+
+    /// A task at a fixed rate.
+    #[must_use]
+    pub fn every(id: impl Into<String>, interval: Duration) -> Self {
+        Self::new(id, ScheduleSpec::every(interval))
+    }
+
+    /// A task that runs once, after a delay.
+    #[must_use]
+    pub fn once(id: impl Into<String>, delay: Duration) -> Self {
+        Self::new(id, ScheduleSpec::once_after(delay))
+    }
+
     /// Names the executor.
     #[must_use]
     pub fn executor(mut self, name: impl Into<String>) -> Self {

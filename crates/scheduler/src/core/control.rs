@@ -195,6 +195,7 @@ impl Core {
         }
         self.unlink_edges(task, &def);
         self.dependents.remove(&task);
+        self.registrations.remove(&task);
         // The runs go on without a task until their executors have let go.
         let mut next = self.table.get(task).map_or(NONE, |slot| slot.active_first);
         let mut resting = Vec::new();
@@ -353,6 +354,32 @@ impl Core {
         let (record, _) = self.begin(task, scheduled, now, RunOrigin::Trigger, payload, now);
         self.settle(task);
         Ok(record)
+    }
+
+    /// Whether the plugin may insert or update this task.
+    pub(crate) fn check_owned(&self, plugin: &str, def: &Def) -> Result<(), TaskError> {
+        match self.find(&def.id) {
+            Some(task) => {
+                let present = self.table.get(task).and_then(|slot| slot.def.as_ref());
+                if present.is_none_or(|present| present.owner() != Some(plugin)) {
+                    return Err(TaskError::Exists(def.id.to_string()));
+                }
+            }
+            None if self.table.len() >= self.config.max_tasks => {
+                return Err(TaskError::Full(format!("there are {} tasks", self.config.max_tasks)));
+            }
+            None => {}
+        }
+        self.check_edges(def)
+    }
+
+    /// The task, if this incarnation of its plugin was the last to register it.
+    #[cfg(feature = "plugin")]
+    pub(crate) fn registered(&self, plugin: &str, id: &str, registration: u64) -> Option<u32> {
+        let task = self.find(id)?;
+        let owner = self.table.get(task).and_then(|slot| slot.def.as_ref()?.owner());
+        let is_last = self.registrations.get(&task) == Some(&registration);
+        (owner == Some(plugin) && is_last).then_some(task)
     }
 
     /// The plugin's tasks.
