@@ -13,13 +13,16 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Limited;
 use management::{Caller, Claim, Idempotent, Management, Origin, Problem, ProblemKind, StoredAnswer};
+use runtime::CancellationToken;
 use telemetry::TraceContext;
+use tokio::sync::Semaphore;
 use tower_service::Service;
 
 use crate::body::{AnswerBody, BoxError};
-use crate::dispatch::{dispatch, no_such_route};
+use crate::dispatch::dispatch;
 use crate::envelope::{ErrorEnvelope, JSON, NO_STORE, Refusal};
 use crate::extract::{Scope, read_body, too_large};
+use crate::lanes::Lanes;
 use crate::origin::{HostPolicy, check_same_origin};
 use crate::shared::Shared;
 use crate::{HttpConfig, measure, routes};
@@ -51,11 +54,32 @@ impl Api {
     /// What answers for a host.
     #[must_use]
     pub fn new(management: Management, config: HttpConfig) -> Self {
+        Self::build(management, config, None)
+    }
+
+    /// The same, with a bound on how many threads of the control plane are in plugins' code.
+    pub(crate) fn with_lanes(management: Management, config: HttpConfig, lanes: Lanes) -> Self {
+        Self::build(management, config, Some(lanes))
+    }
+
+    fn build(management: Management, config: HttpConfig, lanes: Option<Lanes>) -> Self {
         let (router, openapi) = routes::all();
         let hosts = HostPolicy::new(config.is_loopback(), &config.allowed_hosts);
-        let shared = Arc::new(Shared { management, config, openapi });
+        let shared = Arc::new(Shared {
+            event_streams: Arc::new(Semaphore::new(config.event_streams_max)),
+            closing: CancellationToken::new(),
+            management,
+            config,
+            openapi,
+            lanes,
+        });
         let router = router.with_state(Arc::clone(&shared));
         Self { inner: Arc::new(Inner { router, shared, hosts, fingerprints: RandomState::new() }) }
+    }
+
+    /// Ends answers that have no end of their own, so that their connections can close.
+    pub(crate) fn close_streams(&self) {
+        self.inner.shared.closing.cancel();
     }
 
     pub(crate) fn config(&self) -> &HttpConfig {
@@ -117,10 +141,7 @@ impl Api {
             return Err(too_large().into());
         }
         if !is_of_management(parts.uri.path()) {
-            return match self.inner.shared.management.directory() {
-                Some(directory) => dispatch(directory, parts, Limited::new(body, limit), scope).await,
-                None => Err(no_such_route().into()),
-            };
+            return dispatch(&self.inner.shared, parts, Limited::new(body, limit), scope).await;
         }
         check_same_origin(&parts)?;
         let body = if body.is_end_stream() { Body::empty() } else { Body::new(Limited::new(body, limit)) };

@@ -8,19 +8,20 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use management::{Problem, ProblemKind, Role};
 use plugin_core::{Access, Route, RouteError, RouteRequest, full_body};
-use registry::{Lookup, RouteMatch, ServiceDirectory};
+use registry::{Lookup, RouteMatch};
 
 use crate::body::{AnswerBody, BoxError};
 use crate::envelope::Refusal;
 use crate::extract::Scope;
 use crate::origin::check_same_origin;
+use crate::shared::Shared;
 
 /// Answers a request from the routes that plugins have mounted.
 ///
 /// The plugins on the request's way count it as inside until the answer's body has been sent, so that a
 /// stop waits for it.
 pub(crate) async fn dispatch<B>(
-    directory: &ServiceDirectory,
+    shared: &Shared,
     parts: Parts,
     body: B,
     scope: &Arc<Scope>,
@@ -29,6 +30,7 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
+    let Some(directory) = shared.management.directory() else { return Err(no_such_route().into()) };
     let path = parts.uri.path();
     let mut lookup = directory.lookup(&parts.method, path);
     if matches!(lookup, Lookup::Unavailable { .. }) {
@@ -36,7 +38,7 @@ where
         lookup = directory.route(&parts.method, path).await;
     }
     match lookup {
-        Lookup::Found(found) => call(found, parts, body, scope).await,
+        Lookup::Found(found) => call(shared, found, parts, body, scope).await,
         Lookup::NotFound => Err(no_such_route().into()),
         Lookup::MethodNotAllowed { allow } => {
             let allow: Vec<&str> = allow.iter().map(http::Method::as_str).collect();
@@ -58,11 +60,12 @@ where
     }
 }
 
-pub(crate) fn no_such_route() -> Problem {
+fn no_such_route() -> Problem {
     Problem::new(ProblemKind::NotFound, "no such route")
 }
 
 async fn call<B>(
+    shared: &Shared,
     found: RouteMatch,
     parts: Parts,
     body: B,
@@ -78,7 +81,11 @@ where
         if body.is_end_stream() { full_body(Bytes::new()) } else { body.map_err(Into::into).boxed_unsync() };
     let (params, next, guard) = found.into_parts();
     let request = RouteRequest::new(Request::from_parts(parts, body), params);
-    match next.run(request).await {
+    let answered = match &shared.lanes {
+        Some(lanes) => lanes.run(Box::pin(next.run(request))).await,
+        None => next.run(request).await,
+    };
+    match answered {
         Ok(response) => Ok(response.map(|body| AnswerBody::plugin(body, guard))),
         Err(error) => Err(refusal(&error)),
     }

@@ -8,6 +8,7 @@ mod config;
 mod dispatch;
 mod envelope;
 mod extract;
+mod lanes;
 mod measure;
 mod openapi;
 mod origin;

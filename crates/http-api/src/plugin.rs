@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::lanes::Lanes;
 use crate::serve::{Accept, Server};
 use crate::{Api, HttpConfig};
 
@@ -88,8 +89,15 @@ impl Plugin for HttpPlugin {
         config.check()?;
         let listener = ctx.listen("http", config.address()).await?;
         let address = listener.address();
-        let handle = self.runtime.clone().unwrap_or_else(Handle::current);
-        let server = Arc::new(Server::on(&handle, Api::new(self.management.clone(), config)));
+        let plugins = Handle::current();
+        let (handle, api) = match &self.runtime {
+            Some(control) => {
+                let lanes = Lanes::new(control.metrics().num_workers(), plugins);
+                (control.clone(), Api::with_lanes(self.management.clone(), config, lanes))
+            }
+            None => (plugins, Api::new(self.management.clone(), config)),
+        };
+        let server = Arc::new(Server::on(&handle, api));
         let accepting = TaskOwner::on(handle, "http");
         let (accepted, stopped) = (Arc::clone(&server), ctx.cancelled());
         accepting.spawn("accept", async move { accepted.accept(&listener, stopped).await });

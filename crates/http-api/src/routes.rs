@@ -18,7 +18,7 @@ use management::{Problem, ProblemKind};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::dispatch::{dispatch, no_such_route};
+use crate::dispatch::dispatch;
 use crate::envelope::Refusal;
 use crate::extract::Ctx;
 use crate::openapi;
@@ -69,11 +69,8 @@ fn described() -> OpenApiRouter<Arc<Shared>> {
 
 /// What is no route of the management API may be one of a plugin's.
 async fn unknown(ctx: Ctx, request: Request) -> Response {
-    let Some(directory) = ctx.management().directory() else {
-        return Refusal::from(no_such_route()).into_response();
-    };
     let (parts, body) = request.into_parts();
-    match dispatch(directory, parts, body, &ctx.scope).await {
+    match dispatch(&ctx.shared, parts, body, &ctx.scope).await {
         Ok(response) => response.map(Body::new),
         Err(refusal) => refusal.into_response(),
     }

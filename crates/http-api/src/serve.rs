@@ -104,6 +104,7 @@ impl Server {
     /// Closes idle connections, lets requests end until the deadline, and cuts off the rest.
     pub async fn drain(&self, deadline: Duration) -> ShutdownReport {
         self.draining.cancel();
+        self.api.close_streams();
         let (connections, work) = (&self.connections, async {
             while !self.connections.is_empty() {
                 tokio::time::sleep(Duration::from_millis(2)).await;

@@ -1,13 +1,24 @@
 //! What every handler can reach.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use management::Management;
+use runtime::CancellationToken;
+use tokio::sync::Semaphore;
 
 use crate::HttpConfig;
+use crate::lanes::Lanes;
 
 pub(crate) struct Shared {
     pub(crate) management: Management,
     pub(crate) config: HttpConfig,
     /// The OpenAPI document, written out once.
     pub(crate) openapi: Bytes,
+    /// Where plugins' code runs, if the control plane has a runtime of its own.
+    pub(crate) lanes: Option<Lanes>,
+    /// Places for clients that follow events.
+    pub(crate) event_streams: Arc<Semaphore>,
+    /// Signalled when answers without an end should end.
+    pub(crate) closing: CancellationToken,
 }

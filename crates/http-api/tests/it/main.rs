@@ -4,5 +4,6 @@ mod client;
 mod envelope;
 mod events;
 mod host;
+mod plugin_routes;
 mod serving;
 mod tasks;
