@@ -165,7 +165,8 @@ impl EventBus {
     }
 
     /// Ends some subscriptions and begins others in one step: an event goes to those that end or to those
-    /// that begin, never to both and never to neither. Those that end handle what they have.
+    /// that begin, never to both and never to neither. Those that end handle what they have, for as long as
+    /// their handle is kept; one that has ended already is no hindrance.
     ///
     /// # Errors
     ///

@@ -154,10 +154,14 @@ impl Hub {
         }
         let mut leaving = Vec::with_capacity(remove.len());
         for id in remove {
-            let subscriber = registry.subscribers.get(id).ok_or(SubscribeError::Unknown(*id))?;
-            leaving.push(subscriber.clone());
+            match registry.subscribers.get(id) {
+                Some(subscriber) => leaving.push(subscriber.clone()),
+                // It has ended by itself, as one that fell behind does: nothing is left to do.
+                None if (1..=registry.next_id).contains(&id.0) => {}
+                None => return Err(SubscribeError::Unknown(*id)),
+            }
         }
-        let count = registry.subscribers.len() - remove.len() + add.len();
+        let count = registry.subscribers.len() - leaving.len() + add.len();
         if count > self.limits.subscriptions {
             return Err(SubscribeError::TooMany(self.limits.subscriptions));
         }

@@ -84,7 +84,12 @@ impl SubscribeOptions {
         self
     }
 
-    pub(crate) fn check(&self) -> Result<(), OptionsError> {
+    /// Whether a bus takes these options.
+    ///
+    /// # Errors
+    ///
+    /// [`OptionsError`], which names the option.
+    pub fn check(&self) -> Result<(), OptionsError> {
         if !(1..=MAX_CAPACITY).contains(&self.capacity) {
             return Err(OptionsError::Capacity(self.capacity));
         }

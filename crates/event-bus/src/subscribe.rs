@@ -20,7 +20,7 @@ pub enum SubscribeError {
     /// There are as many subscriptions as the bus allows.
     #[error("subscriptions: there are {0} already, and no more are allowed")]
     TooMany(usize),
-    /// A subscription that was to be replaced is not there.
+    /// A subscription that was to be replaced has never been on this bus.
     #[error("subscription `{0}` does not exist")]
     Unknown(SubscriptionId),
     /// The bus was shut down.

@@ -285,14 +285,23 @@ async fn bad_input_is_refused_by_name_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn replacing_what_is_not_there_changes_nothing() {
-    let bus = EventBus::builder().build();
+async fn replacing_what_was_never_there_changes_nothing() {
+    let (bus, other) = (EventBus::builder().build(), EventBus::builder().build());
     let seen = Recorder::new();
-    let subscription = bus.subscribe("a", options(), seen.clone()).unwrap();
-    let id = subscription.id();
-    drop(subscription);
-    until("gone", || bus.subscriptions().is_empty()).await;
+    let id = other.subscribe("a", options(), seen.clone()).unwrap().id();
     let spec = SubscriptionSpec::new(Pattern::all(), options(), seen);
     assert_eq!(bus.replace(&[id], vec![spec]).unwrap_err(), SubscribeError::Unknown(id));
     assert!(bus.subscriptions().is_empty());
+}
+
+#[tokio::test]
+async fn what_ended_by_itself_does_not_hinder_its_replacement() {
+    let bus = EventBus::builder().build();
+    let seen = Recorder::new();
+    let ended = bus.subscribe("a", options(), seen.clone()).unwrap();
+    ended.cancel();
+    until("gone", || bus.subscriptions().is_empty()).await;
+    let spec = SubscriptionSpec::new(Pattern::all(), options(), seen);
+    let begun = bus.replace(&[ended.id()], vec![spec]).unwrap();
+    assert_eq!((begun.len(), bus.subscriptions().len()), (1, 1));
 }
