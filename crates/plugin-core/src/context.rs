@@ -210,12 +210,16 @@ impl PluginContext {
             return Err(RegisterError::NotPermitted(format!("event:subscribe:{pattern}")));
         }
         let options = options.owner(self.name().as_str());
+        options.check().map_err(|error| RegisterError::Invalid {
+            field: format!("subscription {pattern}"),
+            detail: error.to_string(),
+        })?;
         let spec = SubscriptionSpec::new(parsed, options, handler);
         let mut state = self.inner.state();
         match state.phase {
             Phase::Opening => Err(not_starting(format!("subscription {pattern}"))),
             Phase::Closed => Err(RegisterError::Closed),
-            Phase::Starting => {
+            Phase::Starting | Phase::Publishing => {
                 state.staged_subscriptions.push(spec);
                 Ok(())
             }
@@ -350,7 +354,7 @@ impl PluginContext {
         let state = self.inner.state();
         match state.phase {
             Phase::Starting => Ok(state),
-            Phase::Opening | Phase::Published => Err(not_starting(what())),
+            Phase::Opening | Phase::Publishing | Phase::Published => Err(not_starting(what())),
             Phase::Closed => Err(RegisterError::Closed),
         }
     }

@@ -3,13 +3,14 @@
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use event_bus::{EventBus, Subscription, SubscriptionSpec};
-use runtime::{CancellationToken, SharedClock, ShutdownReport, TaskOwner};
+use runtime::{CancellationToken, SharedClock, ShutdownReport, TaskOwner, panic_message};
 use serde_json::Value;
 use tokio::runtime::Handle;
 
@@ -205,6 +206,8 @@ pub(crate) enum Phase {
     Opening,
     /// `start`: registrations are staged.
     Starting,
+    /// What was staged is being checked, so that nothing more joins it but subscriptions.
+    Publishing,
     /// Published.
     Published,
     /// Withdrawn; what still comes is refused.
@@ -234,6 +237,33 @@ pub(crate) struct ScopeState {
     subscriptions: Vec<Subscription>,
     withdraws: Vec<Box<dyn Withdraw>>,
     live: Option<Arc<Live>>,
+}
+
+impl ScopeState {
+    fn new() -> Self {
+        Self {
+            phase: Phase::Opening,
+            services: HashMap::new(),
+            routes: Vec::new(),
+            route_keys: HashSet::new(),
+            middleware: Vec::new(),
+            staged_subscriptions: Vec::new(),
+            registrations: Vec::new(),
+            owned: Vec::new(),
+            subscriptions: Vec::new(),
+            withdraws: Vec::new(),
+            live: None,
+        }
+    }
+
+    /// Refuses all that still comes, and gives what there was except for what is owned.
+    ///
+    /// Dropped by the caller, who holds no lock: it is the plugin's own code that runs then. Nothing stays
+    /// behind, since a handler may hold the context, and the context would hold the handler.
+    fn shut(&mut self) -> Self {
+        let owned = std::mem::take(&mut self.owned);
+        std::mem::replace(self, Self { phase: Phase::Closed, owned, ..Self::new() })
+    }
 }
 
 impl ScopeInner {
@@ -268,19 +298,7 @@ impl Scope {
             incarnation: options.incarnation,
             config: Arc::new(ArcSwap::from_pointee(options.config)),
             tasks,
-            state: Mutex::new(ScopeState {
-                phase: Phase::Opening,
-                services: HashMap::new(),
-                routes: Vec::new(),
-                route_keys: HashSet::new(),
-                middleware: Vec::new(),
-                staged_subscriptions: Vec::new(),
-                registrations: Vec::new(),
-                owned: Vec::new(),
-                subscriptions: Vec::new(),
-                withdraws: Vec::new(),
-                live: None,
-            }),
+            state: Mutex::new(ScopeState::new()),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -357,6 +375,7 @@ impl Scope {
             if state.phase != Phase::Starting {
                 return Err(PublishError::NotStarting);
             }
+            state.phase = Phase::Publishing;
             std::mem::take(&mut state.registrations)
         };
         for registration in &mut registrations {
@@ -368,11 +387,13 @@ impl Scope {
             }
         }
 
+        // Declared before the lock, so that it is dropped after it: a drop runs the plugin's own code.
+        let live;
         let mut state = inner.state();
-        if state.phase != Phase::Starting {
+        if state.phase != Phase::Publishing {
             return Err(PublishError::NotStarting);
         }
-        let live = Arc::new(Live::new(
+        live = Arc::new(Live::new(
             inner.slot.name().clone(),
             inner.manifest.version.clone(),
             inner.incarnation,
@@ -384,26 +405,32 @@ impl Scope {
         // requests see the new incarnation and events still go to the old one, which is there.
         let previous = inner.host.directory.publish(&inner.slot, live.clone())?;
         let specs = std::mem::take(&mut state.staged_subscriptions);
-        let old_subscriptions =
-            replacing.map(|old| std::mem::take(&mut old.inner.state().subscriptions)).unwrap_or_default();
-        let old_ids: Vec<_> = old_subscriptions.iter().map(Subscription::id).collect();
+        // The old ones' handles stay where they are: dropped, they would discard what waits to be handled.
+        let old_ids: Vec<_> = replacing
+            .map(|old| old.inner.state().subscriptions.iter().map(Subscription::id).collect())
+            .unwrap_or_default();
         match inner.host.bus.replace(&old_ids, specs) {
             Ok(subscriptions) => state.subscriptions = subscriptions,
             Err(error) => {
-                match (replacing, previous) {
-                    (Some(old), Some(previous)) => {
-                        old.inner.state().subscriptions = old_subscriptions;
-                        // It was published a moment ago, so that it conflicts with nobody.
-                        let _ = inner.host.directory.publish(&inner.slot, previous);
-                    }
-                    _ => inner.host.directory.withdraw(&inner.slot, inner.incarnation, Withdrawal::Stopped),
-                }
                 live.close();
+                match previous {
+                    // It was there a moment ago, so that as a rule nothing stands in its way.
+                    Some(previous) => {
+                        if let Err(error) = inner.host.directory.publish(&inner.slot, previous) {
+                            let plugin = inner.slot.name();
+                            tracing::error!(%plugin, %error, "the incarnation before did not come back");
+                        }
+                    }
+                    None => {
+                        let (slot, incarnation) = (&inner.slot, inner.incarnation);
+                        inner.host.directory.withdraw(slot, incarnation, Withdrawal::Stopped);
+                    }
+                }
                 return Err(PublishError::Subscribe(Box::new(error)));
             }
         }
         state.withdraws = registrations.into_iter().map(Registration::commit).collect();
-        state.live = Some(live);
+        state.live = Some(live.clone());
         state.phase = Phase::Published;
         Ok(())
     }
@@ -414,17 +441,9 @@ impl Scope {
     /// When it returns no new call reaches anything that the plugin registered.
     pub async fn withdraw(&self, why: Withdrawal, drain: Duration) -> DrainReport {
         let inner = &self.inner;
-        let (live, subscriptions, withdraws) = {
-            let mut state = inner.state();
-            state.phase = Phase::Closed;
-            state.registrations.clear();
-            state.staged_subscriptions.clear();
-            (
-                state.live.take(),
-                std::mem::take(&mut state.subscriptions),
-                std::mem::take(&mut state.withdraws),
-            )
-        };
+        // In a statement of its own, so that the lock is released before anything of it is dropped.
+        let shut = inner.state().shut();
+        let ScopeState { live, subscriptions, withdraws, .. } = shut;
         if let Some(live) = &live {
             if why != Withdrawal::Replaced {
                 inner.host.directory.withdraw(&inner.slot, inner.incarnation, why);
@@ -432,12 +451,12 @@ impl Scope {
             live.close();
         }
         let deadline = tokio::time::Instant::now() + drain;
+        // All stop taking events at once, whatever the rest does, and then handle what they have side by side.
+        subscriptions.iter().for_each(Subscription::drain);
         for withdraw in withdraws {
             withdraw.withdraw(why).await;
         }
         let left = || deadline.saturating_duration_since(tokio::time::Instant::now());
-        // All stop taking events at once, and then handle what they have side by side.
-        subscriptions.iter().for_each(Subscription::drain);
         let mut report = DrainReport::default();
         for subscription in subscriptions {
             report.undelivered += subscription.drained(left()).await;
@@ -458,12 +477,19 @@ impl Scope {
 
     /// Ends the plugin's background tasks, waiting up to `deadline`, and drops what it gave into the
     /// context's keeping, the last first.
+    ///
+    /// Such a drop is the plugin's code; this is called where that may run. One that panics is logged and
+    /// keeps none of the others from its turn.
     pub async fn close(&self, deadline: Duration) -> ShutdownReport {
-        self.inner.state().phase = Phase::Closed;
+        let shut = self.inner.state().shut();
+        drop(shut);
         let report = self.inner.tasks.shutdown(deadline).await;
         let mut owned = std::mem::take(&mut self.inner.state().owned);
         while let Some(guard) = owned.pop() {
-            drop(guard);
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(guard))) {
+                let plugin = self.inner.slot.name();
+                tracing::error!(%plugin, panic = panic_message(&*panic), "an owned value panicked when dropped");
+            }
         }
         report
     }

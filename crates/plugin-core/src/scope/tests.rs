@@ -107,6 +107,133 @@ async fn a_swap_takes_subscriptions_over_and_leaves_the_new_in_the_slot() {
     assert_eq!(slot.live().unwrap().incarnation(), 2);
 }
 
+#[tokio::test]
+async fn a_swap_has_the_old_incarnation_handle_what_it_had_accepted() {
+    let (host, slot) = (host(), slot());
+    let start = |incarnation| {
+        let scope = scope(&host, &slot, incarnation, &["event:subscribe:**"]);
+        scope.begin_start();
+        scope
+    };
+    let (open, gate) = tokio::sync::watch::channel(false);
+    let (count, handled) = (Arc::new(AtomicUsize::new(0)), SubscribeOptions::new());
+    let counted = count.clone();
+    let slow = move |_: Event| {
+        let (mut gate, counted) = (gate.clone(), counted.clone());
+        async move {
+            let _ = gate.wait_for(|open| *open).await;
+            counted.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        }
+    };
+    let old = start(1);
+    old.context().subscribe("orders.*", handled, slow).unwrap();
+    old.publish(None).await.unwrap();
+    for _ in 0..3 {
+        let _ = host.bus.emit(&Topic::new("orders.new").unwrap(), json!(1)).unwrap();
+    }
+    let new = start(2);
+    new.publish(Some(&old)).await.unwrap();
+    open.send(true).unwrap();
+    let report = old.withdraw(Withdrawal::Replaced, DRAIN).await;
+    assert_eq!((count.load(Ordering::SeqCst), report.undelivered), (3, 0));
+}
+
+#[tokio::test]
+async fn promise_6_a_swap_that_the_bus_refuses_leaves_the_old_in_place() {
+    let (host, slot) = (host(), slot());
+    let old = scope(&host, &slot, 1, &["event:subscribe:**"]);
+    old.begin_start();
+    old.publish(None).await.unwrap();
+    let new = scope(&host, &slot, 2, &["event:subscribe:**"]);
+    new.begin_start();
+    let (_, handler) = counter();
+    new.context().subscribe("orders.*", SubscribeOptions::new(), handler).unwrap();
+    let _ = host.bus.shutdown(DRAIN).await;
+    assert!(matches!(new.publish(Some(&old)).await, Err(PublishError::Subscribe(_))));
+    let live = slot.live().unwrap();
+    assert!(live.incarnation() == 1 && live.enter().is_some());
+}
+
+#[tokio::test]
+async fn a_subscription_that_cannot_be_is_refused_where_it_is_asked_for() {
+    let (host, slot) = (host(), slot());
+    let scope = scope(&host, &slot, 1, &["event:subscribe:**"]);
+    scope.begin_start();
+    let (_, handler) = counter();
+    let error = scope.context().subscribe("a.*", SubscribeOptions::new().capacity(0), handler).unwrap_err();
+    assert!(error.to_string().starts_with("`subscription a.*`: capacity: 0 "), "{error}");
+}
+
+/// A plugin's handlers hold its context as a rule, and the context holds them until they are published.
+#[tokio::test]
+async fn what_was_staged_and_not_published_is_let_go() {
+    let (host, slot) = (host(), slot());
+    for withdrawn in [true, false] {
+        let scope = scope(&host, &slot, 1, &["service:provide:s", "route:/p", "event:subscribe:**"]);
+        scope.begin_start();
+        let (ctx, alive) = (scope.context(), Arc::new(()));
+        let held = (ctx.clone(), alive.clone());
+        ctx.provide("s", Arc::new(held.clone())).unwrap();
+        let (routed, wrapping) = (held.clone(), held);
+        let route = move |_: RouteRequest| {
+            let _ = &routed;
+            async { Ok("p") }
+        };
+        ctx.route(Endpoint::get("/p"), route).unwrap();
+        let wrap = move |request: RouteRequest, next: crate::Next| {
+            let _ = &wrapping;
+            next.run(request)
+        };
+        ctx.middleware(1, wrap).unwrap();
+        if withdrawn {
+            scope.withdraw(Withdrawal::Stopped, DRAIN).await;
+        } else {
+            scope.close(DRAIN).await;
+        }
+        assert_eq!(Arc::strong_count(&alive), 1, "withdrawn: {withdrawn}");
+    }
+}
+
+/// Calls the context when it is dropped, as a plugin's value may.
+struct CallsBack(PluginContext);
+
+impl Drop for CallsBack {
+    fn drop(&mut self) {
+        self.0.own(());
+    }
+}
+
+#[test]
+fn what_is_dropped_may_use_the_context() {
+    let (done, wait) = std::sync::mpsc::sync_channel(1);
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (host, slot) = (host(), slot());
+            for close in [true, false] {
+                let scope = scope(&host, &slot, 1, &["service:provide:s", "event:subscribe:a"]);
+                scope.begin_start();
+                let ctx = scope.context();
+                ctx.provide("s", Arc::new(CallsBack(ctx.clone()))).unwrap();
+                let held = CallsBack(ctx.clone());
+                let handler = by_ref(move |_: &Event| {
+                    let _ = &held;
+                    Ok(())
+                });
+                ctx.subscribe("a", SubscribeOptions::new(), handler).unwrap();
+                if close {
+                    scope.close(DRAIN).await;
+                } else {
+                    scope.withdraw(Withdrawal::Stopped, DRAIN).await;
+                }
+            }
+        });
+        done.send(()).unwrap();
+    });
+    wait.recv_timeout(Duration::from_secs(20)).unwrap();
+}
+
 struct Recorded {
     log: Arc<Mutex<Vec<String>>>,
     name: &'static str,
@@ -185,6 +312,60 @@ async fn what_is_owned_goes_last_in_first_out_once_background_work_has_ended() {
     assert!(scope.close(DRAIN).await.is_clean());
     ctx.own(Tells("late", log.clone()));
     assert_eq!(*log.lock().unwrap(), ["background", "second", "first", "late"]);
+}
+
+#[tokio::test]
+async fn an_owned_value_that_panics_when_dropped_keeps_none_of_the_others() {
+    struct Panics(Arc<AtomicUsize>);
+    impl Drop for Panics {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            panic!("dropped badly");
+        }
+    }
+    let (host, slot, dropped) = (host(), slot(), Arc::new(AtomicUsize::new(0)));
+    let scope = scope(&host, &slot, 1, &[]);
+    for _ in 0..3 {
+        scope.context().own(Panics(dropped.clone()));
+    }
+    scope.close(DRAIN).await;
+    assert_eq!(dropped.load(Ordering::SeqCst), 3);
+}
+
+/// Registers something more while what was staged is being prepared.
+struct Late(PluginContext, Arc<Mutex<Vec<RegisterError>>>);
+
+#[async_trait]
+impl Registration for Late {
+    fn describe(&self) -> String {
+        "late".to_owned()
+    }
+
+    async fn prepare(&mut self) -> Result<(), PluginError> {
+        let refused = self.0.provide("s", Arc::new(1_u8)).unwrap_err();
+        self.1.lock().unwrap().push(refused);
+        Ok(())
+    }
+
+    fn commit(self: Box<Self>) -> Box<dyn Withdraw> {
+        self
+    }
+}
+
+#[async_trait]
+impl Withdraw for Late {
+    async fn withdraw(self: Box<Self>, _: Withdrawal) {}
+}
+
+#[tokio::test]
+async fn what_comes_while_publishing_is_refused_and_not_lost() {
+    let (host, slot) = (host(), slot());
+    let scope = scope(&host, &slot, 1, &["service:provide:s"]);
+    scope.begin_start();
+    let refused = Arc::default();
+    scope.context().register(Late(scope.context(), Arc::clone(&refused))).unwrap();
+    scope.publish(None).await.unwrap();
+    assert!(matches!(refused.lock().unwrap()[..], [RegisterError::NotStarting { .. }]));
 }
 
 #[tokio::test]
