@@ -345,6 +345,12 @@ impl Scope {
         self.inner.tasks.panics()
     }
 
+    /// Waits until one of the plugin's background tasks has panicked, at once if one has; gives which, and
+    /// the panic's text.
+    pub async fn panicked(&self) -> String {
+        self.inner.tasks.panicked().await
+    }
+
     /// What is published, once it is.
     #[must_use]
     pub fn live(&self) -> Option<Arc<Live>> {

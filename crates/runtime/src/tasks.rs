@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, error, warn};
@@ -32,6 +33,8 @@ struct Inner {
     next_id: AtomicU64,
     running: Mutex<HashMap<u64, Running>>,
     panics: AtomicU64,
+    last_panic: Mutex<Option<String>>,
+    panicked: Notify,
 }
 
 struct Running {
@@ -85,6 +88,8 @@ impl TaskOwner {
                 next_id: AtomicU64::new(0),
                 running: Mutex::new(HashMap::new()),
                 panics: AtomicU64::new(0),
+                last_panic: Mutex::new(None),
+                panicked: Notify::new(),
             }),
         }
     }
@@ -116,9 +121,13 @@ impl TaskOwner {
             let Some(inner) = inner.upgrade() else { return };
             let ended = inner.running().remove(&id);
             if let Err(panic) = outcome {
-                inner.panics.fetch_add(1, Ordering::Relaxed);
                 let task = ended.map_or_else(String::new, |task| task.name);
-                error!(owner = %inner.name, task, panic = panic_message(&*panic), "task panicked");
+                let panic = panic_message(&*panic);
+                error!(owner = %inner.name, task, panic, "task panicked");
+                *inner.last_panic.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some(format!("task `{task}` panicked: {panic}"));
+                inner.panics.fetch_add(1, Ordering::AcqRel);
+                inner.panicked.notify_waiters();
             }
         };
         let tracked = self.inner.tracker.track_future(guarded.instrument(span));
@@ -154,7 +163,22 @@ impl TaskOwner {
     /// How many tasks have ended in a panic.
     #[must_use]
     pub fn panics(&self) -> u64 {
-        self.inner.panics.load(Ordering::Relaxed)
+        self.inner.panics.load(Ordering::Acquire)
+    }
+
+    /// Waits until a task has ended in a panic, at once if one has; gives which, and the panic's text.
+    pub async fn panicked(&self) -> String {
+        loop {
+            let panicked = self.inner.panicked.notified();
+            tokio::pin!(panicked);
+            // Registered before the count is read, so that a panic between the two is not missed.
+            panicked.as_mut().enable();
+            if self.panics() > 0 {
+                let last = self.inner.last_panic.lock().unwrap_or_else(PoisonError::into_inner);
+                return last.clone().unwrap_or_default();
+            }
+            panicked.await;
+        }
     }
 
     /// Cancels the tasks, waits for them until the deadline, cuts off the rest, and names them.
@@ -263,6 +287,7 @@ mod tests {
         owner.spawn("good", async {});
         assert!(owner.shutdown(Duration::from_secs(5)).await.is_clean());
         assert_eq!(owner.panics(), 1);
+        assert_eq!(owner.panicked().await, "task `bad` panicked: oops");
     }
 
     #[tokio::test]
