@@ -1,0 +1,583 @@
+//! The manager as others see it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use event_bus::EventBus;
+use plugin_core::{
+    Directory, Host, Listeners, Manifest, OverrideFile, Permission, Permissions, Plugin, PluginLoader,
+    PluginName, Settings, mask,
+};
+use registry::{PluginFactory, PluginRegistry, ServiceDirectory};
+use runtime::{CancellationToken, SharedClock, SystemClock, TaskOwner};
+use serde_json::{Value, json};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::shared::{Entry, Loading, Shared, Status};
+use crate::supervisor::{Grants, MAILBOX, Parts, Supervisor};
+use crate::{
+    GraphView, LoadRequest, ManagerConfig, ManagerError, PluginStatusView, PluginView, RestartConfig,
+    StartReport, StopReport, SwapRequest, TypeView,
+};
+
+/// How a plugin is kept, beside what it says of itself.
+#[derive(Debug, Clone, Default)]
+pub struct PluginOptions {
+    /// What happens when it fails; the manager's own configuration where nothing is said.
+    pub restart: Option<RestartConfig>,
+    /// What it may do; all that it declares where nothing is said, as is right for the host's own code.
+    pub permissions: Option<Vec<Permission>>,
+    /// The type that it was made of.
+    pub type_name: Option<String>,
+    /// Left out when all plugins are started.
+    pub manual: bool,
+}
+
+/// How far an operation on one plugin may go.
+#[derive(Debug, Clone, Default)]
+pub struct Change {
+    /// Takes those along who use the plugin (stop, unload), or whom it uses (start).
+    pub cascade: bool,
+    /// Goes ahead although it cuts off the connection that asked.
+    pub force: bool,
+    /// The transport plugin whose connection asked, if one did.
+    pub carried_by: Option<PluginName>,
+}
+
+/// Runs a host's plugins. A clone is the same manager; when the last one goes, the supervisors end and the
+/// plugins are left as they are, so call [`stop_all`](PluginManager::stop_all) first.
+#[derive(Clone)]
+pub struct PluginManager {
+    pub(crate) shared: Arc<Shared>,
+    _owner: Arc<Owner>,
+}
+
+/// Ends the supervisors, which hold what they share with the manager and so would keep it alive.
+struct Owner {
+    tasks: TaskOwner,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.tasks.cancel();
+    }
+}
+
+/// Makes a [`PluginManager`].
+pub struct PluginManagerBuilder {
+    bus: EventBus,
+    clock: SharedClock,
+    runtime: Handle,
+    control: Handle,
+    directory: Arc<ServiceDirectory>,
+    listeners: Arc<Listeners>,
+    loaders: Vec<Loading>,
+    settings: Settings,
+    overrides: Option<OverrideFile>,
+    config: ManagerConfig,
+}
+
+impl PluginManagerBuilder {
+    /// The clock. The machine's where none is given.
+    #[must_use]
+    pub fn clock(mut self, clock: SharedClock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Where plugins' code runs. The present runtime where nothing is said.
+    #[must_use]
+    pub fn runtime(mut self, runtime: Handle) -> Self {
+        self.runtime = runtime;
+        self
+    }
+
+    /// Where the supervisors run: a runtime of their own, so that blocking plugins cannot starve them. The
+    /// present one where nothing is said.
+    #[must_use]
+    pub fn control(mut self, control: Handle) -> Self {
+        self.control = control;
+        self
+    }
+
+    /// The sockets that plugins share across swaps.
+    #[must_use]
+    pub fn listeners(mut self, listeners: Arc<Listeners>) -> Self {
+        self.listeners = listeners;
+        self
+    }
+
+    /// The directory of services and routes. A new one where none is given.
+    #[must_use]
+    pub fn directory(mut self, directory: Arc<ServiceDirectory>) -> Self {
+        self.directory = directory;
+        self
+    }
+
+    /// The types that are compiled in. What they make may do all that it declares.
+    #[must_use]
+    pub fn factory(mut self, factory: PluginFactory) -> Self {
+        self.loaders.push(Loading { loader: Arc::new(factory), trusted: true });
+        self
+    }
+
+    /// A source of packages. What it makes may do what it is granted and nothing else.
+    #[must_use]
+    pub fn loader(mut self, loader: Arc<dyn PluginLoader>) -> Self {
+        self.loaders.push(Loading { loader, trusted: false });
+        self
+    }
+
+    /// The host's configuration; plugins have the sections `plugins.NAME`.
+    #[must_use]
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// Where what operators set is kept. Without it, it lasts as long as the process.
+    #[must_use]
+    pub fn overrides(mut self, file: OverrideFile) -> Self {
+        self.overrides = Some(file);
+        self
+    }
+
+    /// How the plugins are run; to be [checked](ManagerConfig::check) by who reads it.
+    #[must_use]
+    pub fn config(mut self, config: ManagerConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// The manager, with no plugin yet.
+    #[must_use]
+    pub fn build(self) -> PluginManager {
+        let tasks = TaskOwner::on(self.control, "plugin-manager");
+        let directory: Arc<dyn Directory> = self.directory.clone();
+        let host = Host {
+            bus: self.bus,
+            clock: self.clock,
+            directory,
+            listeners: self.listeners,
+            runtime: self.runtime,
+        };
+        let shared = Shared {
+            config: self.config,
+            host,
+            directory: self.directory,
+            registry: PluginRegistry::new(),
+            loaders: self.loaders,
+            settings: Mutex::new(self.settings),
+            overrides: self.overrides,
+            keeping: tokio::sync::Mutex::new(()),
+            entries: RwLock::default(),
+            changes: watch::Sender::new(0),
+            incarnations: AtomicU64::new(0),
+            shutting_down: AtomicBool::new(false),
+            hurry: CancellationToken::new(),
+            tasks: tasks.clone(),
+            definitions: Mutex::default(),
+            reported: Mutex::default(),
+        };
+        PluginManager { shared: Arc::new(shared), _owner: Arc::new(Owner { tasks }) }
+    }
+}
+
+impl PluginManager {
+    /// A builder; to be called within a `tokio` runtime, which serves where no other is given.
+    #[must_use]
+    pub fn builder(bus: EventBus) -> PluginManagerBuilder {
+        let here = Handle::current();
+        PluginManagerBuilder {
+            bus,
+            clock: SystemClock::shared(),
+            runtime: here.clone(),
+            control: here,
+            directory: ServiceDirectory::new(),
+            listeners: Arc::default(),
+            loaders: Vec::new(),
+            settings: Settings::new(),
+            overrides: None,
+            config: ManagerConfig::default(),
+        }
+    }
+
+    /// Makes a plugin known. Nothing of it runs yet.
+    ///
+    /// # Errors
+    ///
+    /// If the name is taken, the manifest cannot be, or the host is shutting down.
+    pub fn register(
+        &self,
+        plugin: Arc<dyn Plugin>,
+        options: PluginOptions,
+    ) -> Result<PluginView, ManagerError> {
+        let manifest = plugin.manifest();
+        let name = manifest.name.clone();
+        self.shared.clone().register(plugin, manifest, options, &json!({}))?;
+        self.get(name.as_str())
+    }
+
+    /// Starts every plugin that is registered, each as soon as what it needs is there. Returns when each
+    /// runs, has failed, or waits for something that does not come now.
+    ///
+    /// # Errors
+    ///
+    /// [`ManagerError::DependencyProblem`] with everything that is wrong, before anything starts, unless
+    /// `dependency_check` is off.
+    pub async fn start_all(&self) -> Result<StartReport, ManagerError> {
+        let shared = self.shared.clone();
+        self.run("start all", async move { shared.start_all().await }).await
+    }
+
+    /// Stops every plugin, dependents first, and returns within `deadline` whatever they do. No other
+    /// operation begins from here on.
+    pub async fn stop_all(&self, deadline: Duration) -> StopReport {
+        let shared = self.shared.clone();
+        let stopped = self.run("stop all", async move { Ok(shared.stop_all(deadline).await) }).await;
+        stopped.unwrap_or_default()
+    }
+
+    /// Initializes a plugin.
+    ///
+    /// # Errors
+    ///
+    /// [`ManagerError`], such as that its state does not allow it, or its own failure.
+    pub async fn initialize(&self, name: &str) -> Result<PluginView, ManagerError> {
+        let (shared, name) = (self.shared.clone(), name.to_owned());
+        self.run("initialize", async move { shared.initialize(&name).await }).await
+    }
+
+    /// Starts a plugin; with the cascade, what it needs before it.
+    ///
+    /// It may answer with a plugin that is not `running` and `waiting_for` others, which are on their way.
+    ///
+    /// # Errors
+    ///
+    /// [`ManagerError`]; [`ManagerError::DependenciesDown`] if what it needs does not run and will not by
+    /// itself.
+    pub async fn start(&self, name: &str, change: Change) -> Result<PluginView, ManagerError> {
+        let (shared, name) = (self.shared.clone(), name.to_owned());
+        self.run("start", async move { shared.start(&name, &change).await }).await
+    }
+
+    /// Stops a plugin; with the cascade, those who use it before it.
+    ///
+    /// # Errors
+    ///
+    /// [`ManagerError`]; [`ManagerError::HasDependents`] without the cascade if others use it.
+    pub async fn stop(&self, name: &str, change: Change) -> Result<PluginView, ManagerError> {
+        let (shared, name) = (self.shared.clone(), name.to_owned());
+        self.run("stop", async move { shared.stop(&name, &change).await }).await
+    }
+
+    /// Stops a plugin and those who use it, and brings them back.
+    ///
+    /// # Errors
+    ///
+    /// [`ManagerError`], such as the plugin's own failure.
+    pub async fn restart(&self, name: &str, change: Change) -> Result<PluginView, ManagerError> {
+        let (shared, name) = (self.shared.clone(), name.to_owned());
+        self.run("restart", async move { shared.restart(&name, &change).await }).await
+    }
+
+    /// Removes a plugin, stopping it if it runs.
+    ///
+    /// # Errors
+    ///
+    /// [`ManagerError`]; [`ManagerError::HasDependents`] without the cascade if others declare to need it.
+    /// With the cascade those are stopped, and wait.
+    pub async fn unload(&self, name: &str, change: Change) -> Result<(), ManagerError> {
+        let (shared, name) = (self.shared.clone(), name.to_owned());
+        self.run("unload", async move { shared.unload(&name, &change).await }).await
+    }
+
+    /// Makes a plugin through the loaders and registers it; starts it if the request says so. A plugin that
+    /// fails to start stays, and its view says why.
+    ///
+    /// # Errors
+    ///
+    /// [`ManagerError`], and there is no new plugin.
+    pub async fn load(&self, request: LoadRequest) -> Result<PluginView, ManagerError> {
+        let shared = self.shared.clone();
+        self.run("load", async move { shared.load(request).await }).await
+    }
+
+    /// Puts another version in a plugin's place, without a request that fails.
+    ///
+    /// # Errors
+    ///
+    /// [`ManagerError`]; the old version runs then.
+    pub async fn swap(&self, name: &str, request: SwapRequest) -> Result<PluginView, ManagerError> {
+        let (shared, name) = (self.shared.clone(), name.to_owned());
+        self.run("swap", async move { shared.swap(&name, request).await }).await
+    }
+
+    /// The same with a plugin that the caller has made.
+    ///
+    /// # Errors
+    ///
+    /// As for [`swap`](PluginManager::swap).
+    pub async fn swap_with(
+        &self,
+        name: &str,
+        plugin: Arc<dyn Plugin>,
+        request: SwapRequest,
+    ) -> Result<PluginView, ManagerError> {
+        let (shared, name) = (self.shared.clone(), name.to_owned());
+        self.run("swap", async move { shared.swap_with(&name, plugin, request).await }).await
+    }
+
+    /// Replaces a plugin's configuration: checks it, applies it live or by a restart, keeps it, and takes it
+    /// back if any of that fails. A masked secret means the one that is in force. What is left out goes back
+    /// to what the configuration file says.
+    ///
+    /// # Errors
+    ///
+    /// [`ManagerError::InvalidConfig`] with the path of the key, or [`ManagerError`] of another kind; the
+    /// configuration before is in force then.
+    pub async fn set_config(&self, name: &str, config: Value) -> Result<crate::Applied, ManagerError> {
+        let (shared, name) = (self.shared.clone(), name.to_owned());
+        self.run("configure", async move { shared.set_config(&name, config).await }).await
+    }
+
+    /// A plugin's effective configuration, its secrets masked.
+    ///
+    /// # Errors
+    ///
+    /// [`ManagerError::NotFound`].
+    pub fn config_of(&self, name: &str) -> Result<Value, ManagerError> {
+        let record = self.shared.registry.get(name).ok_or_else(|| not_found(name))?;
+        let value = self.shared.settings().section(&["plugins", name]);
+        Ok(match &record.manifest.config {
+            Some(spec) => mask(spec.schema(), &value),
+            None => value,
+        })
+    }
+
+    /// The host's configuration with all its layers. Secrets are not masked.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        self.shared.settings().clone()
+    }
+
+    /// All plugins, by name.
+    #[must_use]
+    pub fn list(&self) -> Vec<PluginView> {
+        self.shared.views()
+    }
+
+    /// State and health of all plugins, by name.
+    #[must_use]
+    pub fn statuses(&self) -> BTreeMap<PluginName, PluginStatusView> {
+        self.shared.statuses()
+    }
+
+    /// One plugin.
+    ///
+    /// # Errors
+    ///
+    /// [`ManagerError::NotFound`].
+    pub fn get(&self, name: &str) -> Result<PluginView, ManagerError> {
+        self.shared.view(name).ok_or_else(|| not_found(name))
+    }
+
+    /// Who needs whom.
+    #[must_use]
+    pub fn graph(&self) -> GraphView {
+        self.shared.graph_view()
+    }
+
+    /// What plugins can be made of.
+    #[must_use]
+    pub fn types(&self) -> Vec<TypeView> {
+        self.shared.type_views()
+    }
+
+    /// The definition files of the auto-load folder, and what came of each.
+    #[must_use]
+    pub fn definitions(&self) -> Vec<crate::DefinitionView> {
+        self.shared.definition_views()
+    }
+
+    /// Waits until every plugin named runs and is ready; says whether that came about in time.
+    pub async fn wait_ready(&self, names: &[&str], deadline: Duration) -> bool {
+        let ready =
+            || names.iter().all(|name| self.shared.registry.get(name).is_some_and(|record| record.ready));
+        self.wait_until(deadline, ready).await
+    }
+
+    /// Waits until `condition` holds, looking again after each change of any plugin; says whether it does.
+    pub async fn wait_until(&self, deadline: Duration, condition: impl Fn() -> bool) -> bool {
+        let mut changes = self.shared.changes.subscribe();
+        let held = async {
+            loop {
+                changes.borrow_and_update();
+                if condition() {
+                    return;
+                }
+                if changes.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::time::timeout(deadline, held).await.is_ok() || condition()
+    }
+
+    /// Services and routes of all plugins: what transports look up requests in.
+    #[must_use]
+    pub fn directory(&self) -> Arc<ServiceDirectory> {
+        self.shared.directory.clone()
+    }
+
+    /// The records that everything here goes by.
+    #[must_use]
+    pub fn registry(&self) -> &PluginRegistry {
+        &self.shared.registry
+    }
+
+    /// What plugins' contexts work with.
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        &self.shared.host
+    }
+
+    /// How the plugins are run.
+    #[must_use]
+    pub fn config(&self) -> &ManagerConfig {
+        &self.shared.config
+    }
+
+    /// Whether [`stop_all`](PluginManager::stop_all) has begun.
+    #[must_use]
+    pub fn is_shutting_down(&self) -> bool {
+        self.shared.is_shutting_down()
+    }
+
+    /// Copies the plugins' state to the metrics, before they are read.
+    pub fn report_metrics(&self) {
+        self.shared.report_metrics();
+    }
+
+    /// Runs an operation as a task of the control plane, so that it goes on to its end even if whoever asked
+    /// for it goes away.
+    async fn run<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl Future<Output = Result<T, ManagerError>> + Send + 'static,
+    ) -> Result<T, ManagerError> {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        self.shared.tasks.spawn(what, async move {
+            let _ = sender.send(work.await);
+        });
+        receiver.await.unwrap_or(Err(ManagerError::ShuttingDown))
+    }
+}
+
+pub(crate) fn not_found(name: &str) -> ManagerError {
+    ManagerError::NotFound(name.chars().take(80).collect())
+}
+
+impl Shared {
+    /// Makes a plugin known and gives it a supervisor.
+    pub(crate) fn register(
+        self: Arc<Self>,
+        plugin: Arc<dyn Plugin>,
+        manifest: Manifest,
+        options: PluginOptions,
+        detail: &Value,
+    ) -> Result<(), ManagerError> {
+        if self.is_shutting_down() {
+            return Err(ManagerError::ShuttingDown);
+        }
+        let name = manifest.name.clone();
+        let invalid = |detail: String| ManagerError::InvalidManifest { name: name.clone(), detail };
+        manifest.check().map_err(|error| invalid(error.to_string()))?;
+        let restart = options.restart.unwrap_or_else(|| self.config.restart.clone());
+        restart.check().map_err(|error| error.under("restart"))?;
+        let grants = match options.permissions {
+            Some(granted) => Grants::Only(Permissions::new(granted)),
+            None => Grants::Declared,
+        };
+        let manifest = Arc::new(manifest);
+        let status = Status::new(grants.clone(), restart.policy);
+        let (sender, mailbox) = mpsc::channel(MAILBOX);
+        let poke = Arc::new(Notify::new());
+        let record = {
+            let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+            let record =
+                self.registry.register(manifest.clone(), options.type_name.as_deref(), self.now())?;
+            let entry =
+                Entry { mailbox: sender, poke: poke.clone(), status: status.clone(), manual: options.manual };
+            entries.insert(name.clone(), entry);
+            record
+        };
+        let parts = Parts {
+            name: name.clone(),
+            slot: record.slot,
+            plugin,
+            manifest: manifest.clone(),
+            grants,
+            restart,
+            status,
+            mailbox,
+            poke,
+        };
+        let mut data = json!({ "plugin": name, "version": manifest.version, "to": record.state });
+        if let (Value::Object(data), Value::Object(detail)) = (&mut data, detail) {
+            data.extend(detail.clone());
+        }
+        self.emit("plugin.registered", Some(&name), data);
+        self.changed();
+        let supervisor = Supervisor::new(self.clone(), parts);
+        self.tasks.spawn(format!("supervisor of {name}"), supervisor.run());
+        Ok(())
+    }
+
+    /// Copies states and counts to the metrics.
+    fn report_metrics(&self) {
+        if !self.config.metrics {
+            return;
+        }
+        let records = self.registry.list();
+        metrics::gauge!("plugin_count_total").set(count(records.len()));
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        let gauge = |name: &PluginName, status: &'static str, value: f64| {
+            metrics::gauge!("plugin_status", "name" => name.to_string(), "status" => status).set(value);
+        };
+        // What a plugin was before, and what is gone, is said to be no more.
+        let now: BTreeMap<_, _> = records.iter().map(|r| (r.name().clone(), r.state.as_str())).collect();
+        for (name, status) in reported.iter().filter(|(name, status)| now.get(*name) != Some(status)) {
+            gauge(name, status, 0.0);
+        }
+        for (name, status) in &now {
+            gauge(name, status, 1.0);
+            if let Ok(entry) = self.entry(name.as_str()) {
+                let restarts = entry.status.restarts.load(Ordering::Relaxed);
+                metrics::counter!("plugin_restarts_total", "name" => name.to_string()).absolute(restarts);
+            }
+        }
+        *reported = now;
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "no host has 2^52 plugins")]
+fn count(n: usize) -> f64 {
+    n as f64
+}
+
+impl fmt::Debug for PluginManager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PluginManager").field("plugins", &self.shared.registry.len()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for PluginManagerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PluginManagerBuilder").field("config", &self.config).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,254 @@
+//! A new configuration: checked, applied live or by a restart, kept, and taken back if any of that fails.
+
+use plugin_core::{ConfigError, Layer, Reconfigured, Settings, State, Withdrawal, unmask};
+use serde_json::{Map, Value, json};
+
+use super::{Applied, Failure, Started, StopOrder, Supervisor};
+use crate::ManagerError;
+
+impl Supervisor {
+    /// The plugin's section of all layers.
+    pub(super) fn effective_config(&self) -> Value {
+        self.shared.settings().section(&["plugins", self.name.as_str()])
+    }
+
+    /// Whether the plugin, as its manifest says, can take the configuration.
+    pub(super) fn check_config(&self, value: &Value) -> Result<(), ConfigError> {
+        match &self.manifest.config {
+            Some(spec) => spec.check(value).map_err(|error| error.under(&format!("plugins.{}", self.name))),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) async fn on_configure(&mut self, requested: Value) -> Result<Applied, ManagerError> {
+        let path = ["plugins", self.name.as_str()];
+        let before = self.shared.settings().clone();
+        let current = before.section(&path);
+        let requested = match &self.manifest.config {
+            Some(spec) => unmask(spec.schema(), &requested, &current),
+            None => requested,
+        };
+        let over = override_of(&requested, &before, &path)?;
+        let own = api_section(&before, &path);
+        let over = (!over.is_empty()).then_some(Value::Object(over));
+        let mut after = before;
+        after.set_section(Layer::Api, &path, over.clone());
+        let effective = after.section(&path);
+        if let Some(spec) = &self.manifest.config {
+            spec.check(&effective)?;
+        }
+
+        let applied = if effective == current {
+            Applied::Live
+        } else {
+            self.apply(&effective, over, own.clone()).await?
+        };
+        if let Err(source) = self.keep_overrides().await {
+            // What is not kept must not be in force either.
+            if applied != Applied::Live || effective != current {
+                let _ = self.apply(&current, own, None).await;
+            }
+            return Err(ManagerError::NotKept { name: self.name.clone(), source });
+        }
+        self.tell("plugin.config_changed", json!({ "applied": applied_name(applied) }), json!({}));
+        Ok(applied)
+    }
+
+    /// Puts `over` in place of the plugin's section of the operators' layer, and has the plugin work by it;
+    /// puts `own` back if it does not.
+    async fn apply(
+        &mut self,
+        effective: &Value,
+        over: Option<Value>,
+        own: Option<Value>,
+    ) -> Result<Applied, ManagerError> {
+        let name = self.name.clone();
+        let set = |this: &Self, section: Option<Value>| {
+            this.shared.settings().set_section(Layer::Api, &["plugins", name.as_str()], section);
+        };
+        let Some(scope) = self.running.scope.clone().filter(|_| self.state() == State::Running) else {
+            set(self, over);
+            return Ok(Applied::AtNextStart);
+        };
+        let (plugin, ctx) = (self.plugin.clone(), scope.context_with(effective.clone()));
+        let limit = self.shared.config.max_startup_time;
+        let work = async move { plugin.reconfigure(ctx).await.map_err(Failure::from) };
+        match self.call(limit, true, work).await {
+            Ok(Reconfigured::Applied) => {
+                scope.set_config(effective.clone());
+                set(self, over);
+                Ok(Applied::Live)
+            }
+            Ok(Reconfigured::NeedsRestart) => {
+                set(self, over);
+                match self.restart_in_place().await {
+                    Ok(()) => Ok(Applied::Restarted),
+                    Err(error) => {
+                        set(self, own);
+                        Err(self.back_to_the_old(&error).await)
+                    }
+                }
+            }
+            Err(failure) => Err(ManagerError::ConfigFailed { name, reason: failure.reason }),
+        }
+    }
+
+    /// Stop, initialize, start, with dependents left as they are: their handles follow.
+    async fn restart_in_place(&mut self) -> Result<(), ManagerError> {
+        self.running.coming_back = true;
+        let outcome = async {
+            self.stop(&self.restart_order()).await?;
+            self.initialize(self.shared.config.max_startup_time).await?;
+            match self.start_if_possible().await? {
+                Started::Running => Ok(()),
+                Started::Waiting(waiting_for) => {
+                    Err(ManagerError::DependenciesDown { name: self.name.clone(), waiting_for })
+                }
+            }
+        };
+        let outcome = Box::pin(outcome).await;
+        self.running.coming_back = false;
+        outcome
+    }
+
+    pub(super) fn restart_order(&self) -> StopOrder {
+        let config = &self.shared.config;
+        let budget = config.drain_deadline + config.stop_deadline + super::CLOSE;
+        StopOrder { why: Withdrawal::Restarting, wanted: true, regardless: true, budget: budget * 3 }
+    }
+
+    async fn back_to_the_old(&mut self, error: &ManagerError) -> ManagerError {
+        let name = self.name.clone();
+        let why = error.to_string();
+        self.running.failures.forget();
+        self.status.seen().wanted = true;
+        let reason = match Box::pin(self.start_if_possible()).await {
+            Ok(_) => why,
+            Err(again) => format!("{why}; and with the configuration before: {again}"),
+        };
+        ManagerError::ConfigFailed { name, reason }
+    }
+
+    /// Writes what operators have set to the disk, if there is a place for it.
+    async fn keep_overrides(&self) -> std::io::Result<()> {
+        let Some(file) = self.shared.overrides.clone() else { return Ok(()) };
+        // One at a time, each with what is set by then, so that the last to write writes all.
+        let _turn = self.shared.keeping.lock().await;
+        let values = self.shared.settings().layer(Layer::Api).cloned().unwrap_or_default();
+        match tokio::task::spawn_blocking(move || file.store(&values)).await {
+            Ok(outcome) => outcome,
+            Err(error) => Err(std::io::Error::other(error)),
+        }
+    }
+}
+
+fn applied_name(applied: Applied) -> &'static str {
+    match applied {
+        Applied::Live => "live",
+        Applied::Restarted => "restarted",
+        Applied::AtNextStart => "at_next_start",
+    }
+}
+
+/// What operators have set for a plugin so far.
+fn api_section(settings: &Settings, path: &[&str]) -> Option<Value> {
+    let mut at: Option<&Value> = None;
+    let mut map = settings.layer(Layer::Api);
+    for key in path {
+        at = map.and_then(|map| map.get(*key));
+        map = at.and_then(Value::as_object);
+    }
+    at.cloned()
+}
+
+/// What has to be in the operators' layer for `requested` to be in force: what differs from the layers
+/// below. What the layers below have and `requested` leaves out goes back to what they say.
+pub(super) fn override_of(
+    requested: &Value,
+    settings: &Settings,
+    path: &[&str],
+) -> Result<Map<String, Value>, ConfigError> {
+    let Value::Object(requested) = requested else {
+        return Err(ConfigError::invalid("", "expected a table"));
+    };
+    let only = |layers: [Layer; 2]| {
+        let mut some = Settings::new();
+        for layer in layers {
+            if let Some(values) = settings.layer(layer) {
+                some.set_layer(layer, layer.to_string(), values.clone());
+            }
+        }
+        some.section(path)
+    };
+    let (below, above) = (only([Layer::Default, Layer::File]), only([Layer::Environment, Layer::Flag]));
+    let none = Map::new();
+    differing(requested, below.as_object().unwrap_or(&none), above.as_object().unwrap_or(&none), "")
+}
+
+fn differing(
+    requested: &Map<String, Value>,
+    below: &Map<String, Value>,
+    above: &Map<String, Value>,
+    path: &str,
+) -> Result<Map<String, Value>, ConfigError> {
+    let none = Map::new();
+    let mut over = Map::new();
+    for (key, value) in requested {
+        let at = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        match (value, below.get(key), above.get(key)) {
+            (Value::Object(value), b, a) if [a, b].iter().flatten().any(|other| other.is_object()) => {
+                let below = b.and_then(Value::as_object).unwrap_or(&none);
+                let above = a.and_then(Value::as_object).unwrap_or(&none);
+                let inner = differing(value, below, above, &at)?;
+                if !inner.is_empty() {
+                    over.insert(key.clone(), Value::Object(inner));
+                }
+            }
+            (value, _, Some(above)) if above == value => {}
+            (_, _, Some(_)) => {
+                return Err(ConfigError::invalid(at, "is set by the environment or a flag, which prevails"));
+            }
+            (value, Some(below), None) if below == value => {}
+            (value, _, None) => drop(over.insert(key.clone(), value.clone())),
+        }
+    }
+    Ok(over)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(value: Value) -> Map<String, Value> {
+        value.as_object().unwrap().clone()
+    }
+
+    fn settings(file: Value, env: Value) -> Settings {
+        let mut settings = Settings::new();
+        settings.set_layer(Layer::File, "f", map(json!({ "plugins": { "p": file } })));
+        settings.set_layer(Layer::Environment, "e", map(json!({ "plugins": { "p": env } })));
+        settings
+    }
+
+    #[test]
+    fn only_what_differs_is_kept() {
+        let settings = settings(json!({"a": 1, "t": {"x": 1, "y": 1}, "l": [1]}), json!({"s": "from env"}));
+        let over = |requested: Value| override_of(&requested, &settings, &["plugins", "p"]);
+        assert_eq!(over(json!({"a": 1, "s": "from env"})).unwrap(), Map::new());
+        assert_eq!(
+            over(json!({"a": 2, "t": {"x": 1, "y": 2}, "l": [1, 2], "n": {"z": 1}})).unwrap(),
+            map(json!({"a": 2, "t": {"y": 2}, "l": [1, 2], "n": {"z": 1}}))
+        );
+        assert_eq!(over(json!({"s": "other"})).unwrap_err().path(), "s");
+        assert!(over(json!([])).is_err());
+    }
+
+    #[test]
+    fn an_override_brings_about_what_was_requested() {
+        let mut settings = settings(json!({"a": 1, "t": {"x": 1}}), json!({"t": {"e": 3}}));
+        let requested = json!({"a": 5, "t": {"x": 2, "e": 3}, "b": null});
+        let over = override_of(&requested, &settings, &["plugins", "p"]).unwrap();
+        settings.set_section(Layer::Api, &["plugins", "p"], Some(Value::Object(over)));
+        assert_eq!(settings.section(&["plugins", "p"]), requested);
+    }
+}
