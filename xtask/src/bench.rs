@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: builds the measuring program in release mode and becomes it.
+//! `cargo xtask bench`: builds the measuring program in release mode and runs it.
 
 use std::ffi::OsString;
 use std::process::{Command, ExitCode};
@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode};
 use lexopt::prelude::*;
 
 use crate::serve::SERVER;
-use crate::workspace::{Workspace, become_program};
+use crate::workspace::{Workspace, wait_for_program};
 
 pub(crate) const HELP: &str = include_str!("../bench/help.txt");
 
@@ -23,7 +23,9 @@ pub(crate) fn run(arguments: Vec<OsString>) -> anyhow::Result<ExitCode> {
         let (package, program) = SERVER;
         command.env("GANTRY_BENCH_SERVER", workspace.build_release(package, program)?);
     }
-    become_program(command)
+    // Waits instead of becoming the program: the target folder stays claimed, so that no other checkout
+    // compiles beside the measurement or removes the programs that it starts.
+    wait_for_program(&mut command)
 }
 
 /// Whether a suite that is asked for starts the server: by its name, by the rows that are selected, or since

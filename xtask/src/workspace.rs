@@ -115,19 +115,21 @@ pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
 /// Replaces xtask by this program, so that signals reach it and its exit code is the caller's without any
 /// forwarding; where the system has no such call, waits for it and hands its code on.
 pub(crate) fn become_program(mut command: Command) -> anyhow::Result<ExitCode> {
-    let shown = show(&command);
     #[cfg(unix)]
     {
         use std::os::unix::process::CommandExt as _;
         let error = command.exec();
-        Err(error).with_context(|| format!("start `{shown}`"))
+        Err(error).with_context(|| format!("start `{}`", show(&command)))
     }
     #[cfg(not(unix))]
-    {
-        let status = command.status().with_context(|| format!("start `{shown}`"))?;
-        let code = status.code().and_then(|code| u8::try_from(code).ok());
-        Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
-    }
+    wait_for_program(&mut command)
+}
+
+/// Runs a program to its end and hands its exit code on.
+pub(crate) fn wait_for_program(command: &mut Command) -> anyhow::Result<ExitCode> {
+    let status = command.status().with_context(|| format!("start `{}`", show(command)))?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
 /// A command as one would type it, without the folder of the program.

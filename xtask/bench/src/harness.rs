@@ -6,12 +6,10 @@ mod row;
 mod run;
 mod stats;
 
-pub(crate) use process::{cpu_seconds, resident_bytes};
+pub(crate) use process::{cpu_seconds, resident_bytes, this_program};
 pub(crate) use report::{json, summary, text};
-#[allow(unused_imports, reason = "as for dead code")]
 pub(crate) use row::{Goal, Plan, Row, Sample, Unit};
 pub(crate) use run::{Contender, measure, probe};
-#[allow(unused_imports, reason = "as for dead code")]
 pub(crate) use stats::growth;
 
 /// Runs `future` to its end on a runtime of its own with this many worker threads, all timers and sockets on.

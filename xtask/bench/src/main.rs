@@ -25,7 +25,6 @@
 //! [`harness::resident_bytes`] what a process holds.
 
 #![expect(clippy::print_stdout, reason = "a program: its output is its purpose")]
-#![allow(dead_code, reason = "the suites that use the rest of the harness arrive with their crates")]
 
 mod bus;
 mod harness;

@@ -69,7 +69,7 @@ impl Server {
 
     /// Starts this program again as one of the bare servers, which says on its output where it listens.
     pub(crate) fn bare(kind: &str, answer: &str) -> anyhow::Result<Self> {
-        let mut command = Command::new(std::env::current_exe()?);
+        let mut command = harness::this_program()?;
         command.args(["--bare", kind, answer]).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn().context("start a bare server")?;
         let mut line = String::new();

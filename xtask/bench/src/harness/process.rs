@@ -1,6 +1,16 @@
 //! What the system says about a process; `std::process::id()` is this one.
 
+use std::path::Path;
+use std::process::Command;
+
 use anyhow::Context;
+
+/// This program, to be started once more: even where its file was replaced by a build in the meantime.
+pub(crate) fn this_program() -> anyhow::Result<Command> {
+    let running = Path::new("/proc/self/exe");
+    let path = if running.exists() { running.to_owned() } else { std::env::current_exe()? };
+    Ok(Command::new(path))
+}
 
 /// CPU time that a process has used, in user and in kernel mode.
 pub(crate) fn cpu_seconds(process: u32) -> anyhow::Result<f64> {

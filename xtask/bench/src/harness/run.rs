@@ -1,13 +1,14 @@
 //! Rounds: ours and the reference in turn.
 
 use std::io::IsTerminal as _;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::str::FromStr;
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 
+use super::process::this_program;
 use super::row::{Goal, Plan, Row, Sample, Unit};
 use super::stats::Spread;
 
@@ -176,7 +177,7 @@ fn here(row: &mut Row, contender: Contender, plan: &Plan) -> anyhow::Result<Samp
 }
 
 fn in_child(row: &Row, contender: Contender, plan: &Plan) -> anyhow::Result<Sample> {
-    let mut command = Command::new(std::env::current_exe()?);
+    let mut command = this_program()?;
     command.args(["--probe", row.id, contender.name()]);
     if plan.quick() {
         command.arg("--quick");
