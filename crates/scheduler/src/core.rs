@@ -190,6 +190,7 @@ pub(crate) struct Core {
     pub(crate) tells: bool,
     pub(crate) stats: Stats,
     last_unique: Micros,
+    last_trigger: Micros,
     /// The time at the latest call that brought one.
     last_seen: Micros,
     ids: RunIds,
@@ -245,6 +246,7 @@ impl Core {
             tells: false,
             stats: Stats::new(now),
             last_unique: now,
+            last_trigger: Micros::MIN,
             last_seen: now,
             ids,
             stopped: false,

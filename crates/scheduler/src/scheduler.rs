@@ -496,10 +496,14 @@ impl Scheduler {
         let payload = payload.as_ref().map(|payload| payload_text("payload", payload)).transpose()?;
         // A null in place of a payload is a payload all the same.
         let payload = payload.map(|text| text.map_or_else(|| "null".into(), Arc::from));
+        // Each caller's run has a time of its own, so that no two share a key; calls within one microsecond
+        // wait for theirs, so that none runs before it.
+        let at = inner.core().trigger_time(inner.now());
+        inner.clock.sleep_until(timestamp(at)).await;
         let now = inner.now();
         let (snapshot, wanted) = {
             let mut core = inner.core();
-            let record = core.trigger(id, payload, now)?;
+            let record = core.trigger(id, payload, at, now)?;
             (core.run_snapshot(record), core.wanted_at(now))
         };
         inner.nudge(wanted);

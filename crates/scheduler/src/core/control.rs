@@ -320,11 +320,20 @@ impl Core {
         }
     }
 
+    /// A time for a caller's run that no other has: now, or a little later.
+    pub(crate) fn trigger_time(&mut self, now: Micros) -> Micros {
+        // A clock that was set back far does not hold callers up until it has caught up.
+        let is_near = self.last_trigger.saturating_sub(now) < 1_000_000;
+        self.last_trigger = if is_near { now.max(self.last_trigger + 1) } else { now };
+        self.last_trigger
+    }
+
     /// Begins a run now. Tells the number of its record.
     pub(crate) fn trigger(
         &mut self,
         id: &str,
         payload: Option<Arc<str>>,
+        at: Micros,
         now: Micros,
     ) -> Result<u64, TaskError> {
         if self.stopped {
@@ -348,10 +357,7 @@ impl Core {
             return Err(self.conflict(task, "a run is under way, and its overlap policy allows no other"));
         }
         self.seen(now);
-        // Each caller's run has a time of its own, so that no two share a key. Rounding the unique time up
-        // must not make it lie ahead of the clock by more than the calls in this microsecond.
-        let scheduled = self.unique(now);
-        let (record, _) = self.begin(task, scheduled, now, RunOrigin::Trigger, payload, now);
+        let (record, _) = self.begin(task, at, at, RunOrigin::Trigger, payload, now);
         self.settle(task);
         Ok(record)
     }
