@@ -87,9 +87,13 @@ impl Plugin for HttpPlugin {
     async fn start(&self, ctx: PluginContext) -> Result<(), PluginError> {
         let config: HttpConfig = ctx.config()?;
         config.check()?;
-        let listener = ctx.listen("http", config.address()).await?;
-        let address = listener.address();
         let plugins = Handle::current();
+        // Opened where it is accepted from: a socket is woken by the runtime that it was opened on, and
+        // plugins' code can block all threads of theirs.
+        let opening = self.runtime.clone().unwrap_or_else(|| plugins.clone());
+        let (opener, at) = (ctx.clone(), config.address());
+        let listener = opening.spawn(async move { opener.listen("http", at).await }).await??;
+        let address = listener.address();
         let (handle, api) = match &self.runtime {
             Some(control) => {
                 let lanes = Lanes::new(control.metrics().num_workers(), plugins);
