@@ -3,7 +3,8 @@
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// Why a configuration is refused. Its text names the path of the key.
+/// Why a configuration is refused. Its text names the path of the key, and never quotes a value: what stands
+/// in the wrong place may be a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// A value is of the wrong type, missing, or out of its bounds.
@@ -91,7 +92,22 @@ fn invalid(path: &str, error: &serde_json::Error) -> ConfigError {
         // With `deny_unknown_fields` the path already ends with the field.
         return ConfigError::Unknown { path: path.to_owned() };
     }
-    ConfigError::Invalid { path: path.to_owned(), detail }
+    ConfigError::Invalid { path: path.to_owned(), detail: without_value(&detail) }
+}
+
+/// A decoder's message without the value that it quotes: `invalid type: string "x", expected u8` becomes
+/// `invalid type: string, expected u8`.
+pub(super) fn without_value(detail: &str) -> String {
+    let quotes = ["invalid type: ", "invalid value: ", "unknown variant "];
+    let Some(kind) = quotes.into_iter().find(|kind| detail.starts_with(kind)) else {
+        return detail.to_owned();
+    };
+    // The last one, since the value may have one in it.
+    let Some((found, expected)) = detail.rsplit_once(", expected ") else {
+        return kind.trim_end().to_owned();
+    };
+    let found = &found[..found.find(['"', '`']).unwrap_or(found.len())];
+    format!("{}, expected {expected}", found.trim_end())
 }
 
 #[cfg(test)]
@@ -117,8 +133,8 @@ mod tests {
     #[test]
     fn names_the_path_of_what_is_wrong() {
         for (value, expected) in [
-            (json!({"pool": {"size": "x"}}), "`pool.size`: invalid type: string \"x\", expected u8"),
-            (json!({"pool": {"size": 300}}), "`pool.size`: invalid value: integer `300`, expected u8"),
+            (json!({"pool": {"size": "x"}}), "`pool.size`: invalid type: string, expected u8"),
+            (json!({"pool": {"size": 300}}), "`pool.size`: invalid value: integer, expected u8"),
             (json!({"pool": {"size": 1, "sise": 2}}), "`pool.sise`: unknown key"),
             (json!({"pool": {"size": 1}, "x": 2}), "`x`: unknown key"),
             (json!({"pool": {}}), "`pool`: missing field `size`"),
@@ -128,5 +144,39 @@ mod tests {
         }
         let error = decode::<Lax>(&json!({"pool": {}})).unwrap_err().under("plugins.p");
         assert_eq!(error.path(), "plugins.p.pool");
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[expect(dead_code, reason = "decoded to be refused")]
+    struct Guarded {
+        #[serde(default)]
+        tokens: Vec<crate::Secret>,
+        #[serde(default)]
+        mode: Option<Mode>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Mode {
+        Plain,
+    }
+
+    #[test]
+    fn promise_9_an_error_quotes_no_value() {
+        for value in [
+            json!({"tokens": "hunter2"}),
+            json!({"tokens": "a, expected \"hunter2`, expected"}),
+            json!({"tokens": {"hunter2": "hunter2"}}),
+            json!({"tokens": ["x", ["hunter2"]]}),
+            json!({"mode": "hunter2"}),
+            json!("hunter2"),
+        ] {
+            let error = decode::<Guarded>(&value).unwrap_err().to_string();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+        let error = decode::<Guarded>(&json!({"tokens": 7_654_321})).unwrap_err().to_string();
+        assert_eq!(error, "`tokens`: invalid type: integer, expected a sequence");
+        let error = decode::<Guarded>(&json!({"mode": "plian"})).unwrap_err().to_string();
+        assert_eq!(error, "`mode`: unknown variant, expected `plain`");
     }
 }
