@@ -43,7 +43,8 @@ pub struct Origin {
     pub source: String,
 }
 
-/// One value of the effective configuration and its origin.
+/// One value of the effective configuration and its origin. As it is: secrets are masked by whoever knows
+/// the schema.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ValueSource {
     /// The key's path, with dots.
@@ -55,7 +56,7 @@ pub struct ValueSource {
 }
 
 /// The configuration of a host: a tree of values in each layer, merged by key. Lists are replaced whole.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Settings {
     layers: BTreeMap<Layer, (String, Map<String, Value>)>,
 }
@@ -109,20 +110,18 @@ impl Settings {
         Value::Object(merged)
     }
 
-    /// One section of the merged layers; an empty table where there is none.
+    /// One section of the merged layers; an empty table where there is none. A section that was given
+    /// something else than a table is given as it is, so that whoever decodes it says so.
     #[must_use]
     pub fn section(&self, path: &[&str]) -> Value {
-        let mut merged = Map::new();
-        for (_, values) in self.layers.values() {
-            let mut at = Some(values);
-            for key in path {
-                at = at.and_then(|map| map.get(*key)).and_then(Value::as_object);
-            }
-            if let Some(section) = at {
-                merge(&mut merged, section);
+        let mut at = self.effective();
+        for key in path {
+            match at.get_mut(*key) {
+                Some(next) => at = next.take(),
+                None => return Value::Object(Map::new()),
             }
         }
-        Value::Object(merged)
+        at
     }
 
     /// Every value of the merged layers with its origin, by path.
@@ -162,6 +161,13 @@ impl Settings {
             .rev()
             .find(|(_, (_, values))| has(values).is_some())
             .map(|(layer, (source, _))| Origin { layer: *layer, source: source.clone() })
+    }
+}
+
+impl fmt::Debug for Settings {
+    // Without the values: there are secrets among them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.layers.iter().map(|(layer, (source, _))| (layer, source))).finish()
     }
 }
 
@@ -226,5 +232,16 @@ mod tests {
         settings.set_section(Layer::Api, &["a"], Some(json!(1)));
         settings.set_section(Layer::Api, &["a", "b"], Some(json!(2)));
         assert_eq!(settings.effective(), json!({"a": {"b": 2}}));
+    }
+
+    #[test]
+    fn a_section_that_is_no_table_is_not_passed_over() {
+        let mut settings = Settings::new();
+        settings.set_layer(Layer::File, "f", map(json!({"plugins": {"p": {"size": 1}}})));
+        settings.set_layer(Layer::Environment, "e", map(json!({"plugins": {"p": "hunter2"}})));
+        assert_eq!(settings.section(&["plugins", "p"]), "hunter2");
+        assert_eq!(settings.section(&["plugins", "q"]), json!({}));
+        assert_eq!(settings.section(&["plugins", "p", "size"]), json!({}));
+        assert!(!format!("{settings:?}").contains("hunter2"));
     }
 }

@@ -1,10 +1,12 @@
 //! Where layers come from: the port, and the sources that every process has.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
+use super::decode::without_value;
 use crate::{ConfigError, Layer};
 
 /// A source of one layer of configuration.
@@ -30,7 +32,7 @@ pub trait ConfigSource: Send + Sync + 'static {
     }
 }
 
-/// A TOML file.
+/// A TOML file. A date or a time in it is a text, as in JSON.
 #[derive(Debug, Clone)]
 pub struct FileSource {
     path: PathBuf,
@@ -68,16 +70,56 @@ impl ConfigSource for FileSource {
             }
             Err(error) => return Err(refused(error.to_string())),
         };
-        toml::from_str(&text).map_err(|error| refused(error.to_string().trim_end().to_owned()))
+        let table: toml::Table = toml::from_str(&text).map_err(|error| refused(position(&text, &error)))?;
+        table_to_json(table, &mut Vec::new())
     }
+}
+
+/// Where and why the text is no TOML. Not the error's own text, which quotes the line: it may hold a secret.
+fn position(text: &str, error: &toml::de::Error) -> String {
+    let message = error.message();
+    let Some(before) = error.span().and_then(|span| text.get(..span.start)) else {
+        return message.to_owned();
+    };
+    let (line, column) =
+        (before.matches('\n').count() + 1, before.chars().rev().take_while(|c| *c != '\n').count() + 1);
+    format!("line {line}, column {column}: {message}")
+}
+
+fn table_to_json(table: toml::Table, path: &mut Vec<String>) -> Result<Map<String, Value>, ConfigError> {
+    let mut map = Map::new();
+    for (key, value) in table {
+        path.push(key.clone());
+        map.insert(key, to_json(value, path)?);
+        path.pop();
+    }
+    Ok(map)
+}
+
+fn to_json(value: toml::Value, path: &mut Vec<String>) -> Result<Value, ConfigError> {
+    Ok(match value {
+        toml::Value::String(text) => Value::String(text),
+        toml::Value::Integer(number) => Value::from(number),
+        toml::Value::Float(number) => Number::from_f64(number)
+            .map(Value::Number)
+            .ok_or_else(|| ConfigError::invalid(path.join("."), "is no finite number"))?,
+        toml::Value::Boolean(flag) => Value::Bool(flag),
+        toml::Value::Datetime(time) => Value::String(time.to_string()),
+        toml::Value::Array(items) => {
+            Value::Array(items.into_iter().map(|item| to_json(item, path)).collect::<Result<_, _>>()?)
+        }
+        toml::Value::Table(table) => Value::Object(table_to_json(table, path)?),
+    })
 }
 
 /// Environment variables: `GANTRY__SECTION__KEY`, and the short names that the host knows.
 ///
 /// A value is read as a number, `true` or `false`, or JSON where it looks like it (`[1, 2]`, `"12"`), and
-/// as text otherwise. Under `plugins`, a plugin's name has `_` for `-`:
+/// as text otherwise; so is a number that would not be written the same way again (`1e5`, `1.10`), since it
+/// may be a password. Of two variables where one names a table that holds the other's key, the longer
+/// prevails. Under `plugins`, a plugin's name has `_` for `-`:
 /// `GANTRY__PLUGINS__REDIS_CLUSTER__ADDRESS`.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct EnvSource {
     variables: Vec<(String, String)>,
     short: Vec<(&'static str, &'static str)>,
@@ -91,7 +133,10 @@ impl EnvSource {
         variables: impl IntoIterator<Item = (String, String)>,
         short: impl IntoIterator<Item = (&'static str, &'static str)>,
     ) -> Self {
-        Self { variables: variables.into_iter().collect(), short: short.into_iter().collect() }
+        let mut variables: Vec<_> = variables.into_iter().collect();
+        // `A` before `A__B`, whatever order the process was given them in.
+        variables.sort();
+        Self { variables, short: short.into_iter().collect() }
     }
 
     /// The values, without waiting.
@@ -121,6 +166,13 @@ impl EnvSource {
     }
 }
 
+impl fmt::Debug for EnvSource {
+    // Without the values: there are secrets among them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EnvSource").field("short", &self.short).finish_non_exhaustive()
+    }
+}
+
 #[async_trait]
 impl ConfigSource for EnvSource {
     fn name(&self) -> String {
@@ -144,6 +196,7 @@ pub fn assign(values: &mut Map<String, Value>, path: &str, text: &str) {
 fn scalar(text: &str) -> Value {
     match serde_json::from_str::<Value>(text) {
         Ok(Value::Null) | Err(_) => Value::String(text.to_owned()),
+        Ok(Value::Number(number)) if number.to_string() != text => Value::String(text.to_owned()),
         Ok(value) => value,
     }
 }
@@ -186,7 +239,10 @@ impl OverrideFile {
     pub fn store(&self, values: &Map<String, Value>) -> std::io::Result<()> {
         use std::io::Write;
 
-        let folder = self.path.parent().unwrap_or(Path::new("."));
+        let folder = match self.path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
         std::fs::create_dir_all(folder)?;
         let fresh = self.path.with_extension("json.new");
         let mut file = open_private(&fresh)?;
@@ -219,7 +275,9 @@ impl ConfigSource for OverrideFile {
     async fn load(&self) -> Result<Map<String, Value>, ConfigError> {
         let refused = |detail: String| ConfigError::Unreadable { origin: self.name(), detail };
         match std::fs::read(&self.path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| refused(error.to_string())),
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map_err(|error| refused(without_value(&error.to_string())))
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Map::new()),
             Err(error) => Err(refused(error.to_string())),
         }
@@ -292,5 +350,64 @@ mod tests {
             assert_eq!(mode & 0o077, 0);
         }
         std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_file_says_what_json_can() {
+        let path = std::env::temp_dir().join(format!("gantry-values-{}.toml", std::process::id()));
+        std::fs::write(&path, "[a]\nat = 2026-03-01T12:00:00Z\nlist = [{ x = 1.5 }]\n").unwrap();
+        let values = FileSource::required(&path).load().await.unwrap();
+        assert_eq!(Value::Object(values), json!({"a": {"at": "2026-03-01T12:00:00Z", "list": [{"x": 1.5}]}}));
+        std::fs::write(&path, "[a]\nratio = nan\n").unwrap();
+        let error = FileSource::required(&path).load().await.unwrap_err().to_string();
+        assert_eq!(error, "`a.ratio`: is no finite number");
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn promise_9_a_file_that_cannot_be_read_is_not_quoted() {
+        let path = std::env::temp_dir().join(format!("gantry-secrets-{}.toml", std::process::id()));
+        for (text, place) in [
+            ("a = 1\npassword = \"hunter2\n", "line 2, column "),
+            ("a = 1\npassword = hunter2\n", "line 2, column "),
+            ("password = \"hunter2\" x\n", "line 1, column "),
+            ("password = 'ä' hunter2", "line 1, column "),
+            ("password = \"\\hunter2\"\n", "line 1, column "),
+            ("password = \"hunter2\"\npassword = \"hunter2\"\n", "line 2, column "),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let error = FileSource::required(&path).load().await.unwrap_err().to_string();
+            assert!(!error.contains("hunter2") && error.contains(place), "{error}");
+            let error = OverrideFile::new(&path).load().await.unwrap_err().to_string();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+        std::fs::write(&path, "\"hunter2\"").unwrap();
+        let error = OverrideFile::new(&path).load().await.unwrap_err().to_string();
+        assert!(!error.contains("hunter2"), "{error}");
+        std::fs::remove_file(&path).unwrap();
+        let environment = EnvSource::new([("GANTRY__A".to_owned(), "hunter2".to_owned())], []);
+        assert!(!format!("{environment:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_password_that_looks_like_a_number_stays_what_it_is() {
+        for password in ["1e5", "1.10", "0123", "12345678901234567890123", "-0", " 7 ", "NaN"] {
+            assert_eq!(scalar(password), json!(password));
+        }
+        assert_eq!((scalar("12"), scalar("1.5"), scalar("-3")), (json!(12), json!(1.5), json!(-3)));
+    }
+
+    #[test]
+    fn the_order_of_variables_makes_no_difference() {
+        let set = [("GANTRY__A__B", "2"), ("GANTRY__A", "1")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        assert_eq!(Value::Object(EnvSource::new(set, []).values()), json!({"a": {"b": 2}}));
+    }
+
+    #[test]
+    fn a_file_without_a_folder_is_in_this_one() {
+        let name = format!("gantry-overrides-{}.json", std::process::id());
+        let stored = OverrideFile::new(&name).store(&Map::new());
+        std::fs::remove_file(&name).unwrap();
+        stored.unwrap();
     }
 }
