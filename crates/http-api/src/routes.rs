@@ -4,7 +4,9 @@ mod docs;
 mod events;
 mod health;
 mod host;
+mod plugins;
 mod tasks;
+mod tour;
 
 use std::sync::Arc;
 
@@ -41,8 +43,29 @@ pub(crate) fn all() -> (Router<Arc<Shared>>, Bytes) {
 fn described() -> OpenApiRouter<Arc<Shared>> {
     OpenApiRouter::with_openapi(openapi::base())
         .routes(routes!(health::live))
+        .routes(routes!(health::ready))
+        .routes(routes!(health::detail))
+        .routes(routes!(plugins::list))
+        .routes(routes!(plugins::statuses))
+        .routes(routes!(plugins::graph))
+        .routes(routes!(plugins::types))
+        .routes(routes!(plugins::load))
+        .routes(routes!(plugins::get, plugins::unload))
+        .routes(routes!(plugins::initialize))
+        .routes(routes!(plugins::start))
+        .routes(routes!(plugins::stop))
+        .routes(routes!(plugins::restart))
+        .routes(routes!(plugins::config, plugins::set_config))
+        .routes(routes!(plugins::swap))
+        .routes(routes!(tour::root))
+        .routes(routes!(tour::demo))
+        .routes(routes!(tour::scheduler))
+        .routes(routes!(tour::config))
+        .routes(routes!(tour::factory))
+        .routes(routes!(tour::events))
         .routes(routes!(host::metrics))
         .routes(routes!(host::audit))
+        .routes(routes!(host::config))
         .routes(routes!(host::services))
         .routes(routes!(host::service))
         .routes(routes!(host::test_service))

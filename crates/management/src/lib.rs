@@ -20,19 +20,25 @@
 mod audit;
 mod caller;
 mod events;
+mod health;
 mod idempotency;
 mod management;
 mod page;
+mod plugins;
 mod problem;
 mod services;
+mod settings;
 mod tasks;
 
 pub use audit::AuditEntry;
 pub use caller::{Caller, Origin, Role};
 pub use events::{EventFilter, PublishedEvent, TestEventRequest};
+pub use health::{HealthReport, PluginHealth, Readiness};
 pub use idempotency::{Claim, IdempotencyStore, Idempotent, StoredAnswer};
 pub use management::{Management, ManagementBuilder};
 pub use page::{PAGE_DEFAULT, PAGE_MAX, Page, PageRequest};
+pub use plugins::{ConfigApplied, LifecycleAction, LifecycleOptions, Progress};
 pub use problem::{Problem, ProblemKind};
 pub use services::{ClusterView, NodeInfo, ServiceInfo, ServiceInstance, ServiceTest};
+pub use settings::ConfigValue;
 pub use tasks::{PreviewRequest, TaskEdge, TaskGraph, TaskNode, TriggerRequest};

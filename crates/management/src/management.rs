@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use event_bus::EventBus;
+use plugin_manager::PluginManager;
 use registry::ServiceDirectory;
-use runtime::{SharedClock, SystemClock, Timestamp};
+use runtime::{SharedClock, SystemClock, TaskOwner, Timestamp};
 use scheduler::Scheduler;
 use telemetry::Metrics;
 
@@ -31,12 +32,15 @@ pub(crate) struct Inner {
     pub(crate) product: Product,
     pub(crate) started_at: Timestamp,
     pub(crate) bus: Option<EventBus>,
+    pub(crate) manager: Option<PluginManager>,
     directory: Option<Arc<ServiceDirectory>>,
     pub(crate) scheduler: Option<Scheduler>,
     metrics: Option<Metrics>,
     audit: AuditLog,
     idempotency: IdempotencyStore,
     pub(crate) draining: AtomicBool,
+    /// What goes on after its request has been answered.
+    pub(crate) background: TaskOwner,
 }
 
 /// What runs here.
@@ -99,6 +103,7 @@ impl Management {
     #[must_use]
     pub fn is_shutting_down(&self) -> bool {
         self.inner.draining.load(Ordering::Acquire)
+            || self.inner.manager.as_ref().is_some_and(PluginManager::is_shutting_down)
     }
 
     /// Checks the role, does a write, and records it either way.
@@ -136,6 +141,7 @@ pub struct ManagementBuilder {
     node: String,
     product: Product,
     bus: Option<EventBus>,
+    manager: Option<PluginManager>,
     directory: Option<Arc<ServiceDirectory>>,
     scheduler: Option<Scheduler>,
     metrics: Option<Metrics>,
@@ -155,6 +161,7 @@ impl Default for ManagementBuilder {
             node: "local".to_owned(),
             product: Product { name: "gantry".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
             bus: None,
+            manager: None,
             directory: None,
             scheduler: None,
             metrics: None,
@@ -188,7 +195,13 @@ impl ManagementBuilder {
         self
     }
 
-    /// Who offers which services and routes.
+    /// What runs plugins. Its directory is taken, too.
+    pub fn manager(mut self, manager: PluginManager) -> Self {
+        self.manager = Some(manager);
+        self
+    }
+
+    /// Who offers which services and routes, where there is no manager.
     pub fn directory(mut self, directory: Arc<ServiceDirectory>) -> Self {
         self.directory = Some(directory);
         self
@@ -224,7 +237,9 @@ impl ManagementBuilder {
                 node: self.node,
                 product: self.product,
                 bus: self.bus,
-                directory: self.directory,
+                directory: self.directory.or_else(|| self.manager.as_ref().map(PluginManager::directory)),
+                manager: self.manager,
+                background: TaskOwner::new("management"),
                 scheduler: self.scheduler,
                 metrics: self.metrics,
                 draining: AtomicBool::new(false),

@@ -45,6 +45,8 @@ pub enum ProblemKind {
     TooMany,
     /// 500: a failure of the host's or a plugin's.
     Internal,
+    /// 500: a plugin's own code failed at what it was asked to do.
+    PluginFailed,
     /// 501: this host has been built or configured without it.
     NotAvailable,
     /// 503: not now.
@@ -70,7 +72,7 @@ impl ProblemKind {
             Self::Misdirected => 421,
             Self::InvalidField => 422,
             Self::TooMany => 429,
-            Self::Internal => 500,
+            Self::Internal | Self::PluginFailed => 500,
             Self::NotAvailable => 501,
             Self::Unavailable => 503,
             Self::Timeout => 504,
@@ -97,6 +99,7 @@ impl ProblemKind {
             Self::InvalidField => "invalid_field",
             Self::TooMany => "too_many",
             Self::Internal => "internal",
+            Self::PluginFailed => "plugin_failed",
             Self::NotAvailable => "not_available",
             Self::Unavailable => "unavailable",
             Self::Timeout => "timeout",

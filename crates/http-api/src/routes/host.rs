@@ -2,11 +2,11 @@
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, header};
-use management::{AuditEntry, ClusterView, ServiceInfo, ServiceTest};
+use management::{AuditEntry, ClusterView, ConfigValue, ServiceInfo, ServiceTest};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::envelope::{Answer, Envelope, NO_STORE, Outcome, Refusal, list_data};
+use crate::envelope::{Answer, Envelope, NO_STORE, Outcome, Refusal, list_data, whole};
 use crate::extract::{Ctx, Name, PageQuery, Query};
 
 list_data!(
@@ -15,6 +15,9 @@ list_data!(
 list_data!(
     /// Services, by name.
     ServicesData, services, ServiceInfo);
+list_data!(
+    /// Values of the configuration, by path.
+    ConfigValuesData, values, ConfigValue);
 
 /// A service.
 #[derive(Debug, Serialize, ToSchema)]
@@ -75,4 +78,11 @@ pub(crate) async fn test_service(ctx: Ctx, Name(name): Name) -> Outcome {
     responses((status = 200, description = "The cluster.", body = Envelope<ClusterView>)))]
 pub(crate) async fn cluster(ctx: Ctx) -> Outcome {
     Answer::ok(&ctx.management().cluster(ctx.caller())?)
+}
+
+/// Every value of the configuration in force with its origin, secrets masked.
+#[utoipa::path(get, path = "/config", tag = "host",
+    responses((status = 200, description = "The values.", body = Envelope<ConfigValuesData>)))]
+pub(crate) async fn config(ctx: Ctx) -> Outcome {
+    Answer::ok(&ConfigValuesData::from(whole(ctx.management().config(ctx.caller())?)))
 }

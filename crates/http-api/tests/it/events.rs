@@ -26,7 +26,7 @@ async fn what_is_published_is_seen() {
     let recent = get(&host.api, "/plugins/events").await.json();
     let types: Vec<_> =
         recent["data"]["events"].as_array().unwrap().iter().map(|e| e["type"].clone()).collect();
-    assert_eq!(types, ["custom.greeting", "test.demo"]);
+    assert_eq!(types[..2], ["custom.greeting", "test.demo"]);
     let filtered = get(&host.api, "/plugins/events?type=test.*").await.json();
     assert_eq!(filtered["data"]["total"], 1);
     let since = test["data"]["event"]["id"].as_str().unwrap();
@@ -35,9 +35,10 @@ async fn what_is_published_is_seen() {
         (&later["data"]["total"], &later["data"]["events"][0]["type"]),
         (&json!(1), &json!("custom.greeting"))
     );
-    let page = get(&host.api, "/plugins/events?limit=1").await.json();
+    let page = get(&host.api, "/plugins/events?source=api/developer&limit=1").await.json();
     let cursor = page["data"]["next_cursor"].as_str().unwrap();
-    let next = get(&host.api, &format!("/plugins/events?limit=1&cursor={cursor}")).await.json();
+    let next =
+        get(&host.api, &format!("/plugins/events?source=api/developer&limit=1&cursor={cursor}")).await.json();
     assert_eq!(
         (&next["data"]["events"][0]["type"], &next["data"]["next_cursor"]),
         (&json!("test.demo"), &json!(null))
@@ -48,6 +49,7 @@ async fn what_is_published_is_seen() {
 #[tokio::test]
 async fn promise_10_what_is_no_event_is_refused() {
     let host = host().await;
+    let before = host.bus.stats().published;
     for (body, field) in [
         ("{}", "type"),
         (r#"{"type": 7}"#, "type"),
@@ -70,8 +72,7 @@ async fn promise_10_what_is_no_event_is_refused() {
         call(&host.api, Method::POST, "/plugins/events/test", body).await.json()["error"]["field"],
         "extra"
     );
-    assert_eq!(get(&host.api, "/plugins/events").await.json()["data"]["total"], 0);
-    assert_eq!(host.bus.stats().published, 0);
+    assert_eq!(host.bus.stats().published, before);
 }
 
 #[tokio::test]

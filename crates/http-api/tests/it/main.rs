@@ -5,5 +5,6 @@ mod envelope;
 mod events;
 mod host;
 mod plugin_routes;
+mod plugins;
 mod serving;
 mod tasks;
