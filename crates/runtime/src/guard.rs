@@ -2,11 +2,14 @@
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 /// How long a cancelled call may take to reach its next await before it is reported as stuck.
 const YIELD_GRACE: Duration = Duration::from_millis(250);
@@ -31,7 +34,7 @@ pub enum CallError {
     /// The code panicked; the text is the panic's.
     #[error("panicked: {0}")]
     Panicked(String),
-    /// The deadline passed and the code was cancelled at its next await.
+    /// The deadline passed and the code was cancelled at its next await, or before it had begun.
     #[error("deadline of {} exceeded", crate::format_duration(*.0))]
     TimedOut(Duration),
     /// The deadline passed and the code does not yield: it blocks its thread still.
@@ -68,7 +71,8 @@ impl Watched {
 /// Runs `work` as a task of its own on `handle`, with a deadline, and tells how it went.
 ///
 /// The caller never blocks: code that panics, misses its deadline, or blocks its thread is an error value.
-/// Dropping the returned future before it is ready lets the work go on detached until its deadline.
+/// Dropping the returned future before it is ready lets the work go on detached until its deadline. Both
+/// runtimes should see the same time: where a test pauses only the caller's, every call is late at once.
 ///
 /// # Errors
 ///
@@ -79,8 +83,14 @@ where
     F: Future<Output = T> + Send + 'static,
 {
     let (sender, receiver) = tokio::sync::oneshot::channel();
+    let asked = Instant::now();
+    let begun = Arc::new(AtomicBool::new(false));
+    let begins = begun.clone();
     let task = handle.spawn(async move {
-        let outcome = match tokio::time::timeout(limit, AssertUnwindSafe(work).catch_unwind()).await {
+        begins.store(true, Ordering::Release);
+        // From when it was asked for: what a busy runtime takes to begin is not given on top.
+        let left = limit.saturating_sub(asked.elapsed());
+        let outcome = match tokio::time::timeout(left, AssertUnwindSafe(work).catch_unwind()).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(panic)) => Err(CallError::Panicked(panic_message(&*panic))),
             Err(_) => Err(CallError::TimedOut(limit)),
@@ -89,9 +99,17 @@ where
     });
     match tokio::time::timeout(limit.saturating_add(YIELD_GRACE), receiver).await {
         Ok(Ok(outcome)) => outcome,
-        Ok(Err(_)) => Err(CallError::Cancelled),
+        Ok(Err(_)) => match task.await {
+            // Not the work itself, which is caught above, but what it left to be dropped.
+            Err(error) if error.is_panic() => Err(CallError::Panicked(panic_message(&*error.into_panic()))),
+            _ => Err(CallError::Cancelled),
+        },
         Err(_) => {
             task.abort();
+            if !begun.load(Ordering::Acquire) {
+                // Others keep the runtime's threads from it. It is late, but it holds none of them.
+                return Err(CallError::TimedOut(limit));
+            }
             Err(CallError::Stuck { limit, watched: Watched(task) })
         }
     }
@@ -155,5 +173,39 @@ mod tests {
         assert!(!watched.is_ended());
         release.send(()).unwrap();
         watched.ended().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_of_what_is_dropped_at_the_deadline_is_a_value() {
+        struct Bad;
+        impl Drop for Bad {
+            fn drop(&mut self) {
+                panic!("dropped badly");
+            }
+        }
+        let work = async {
+            let _bad = Bad;
+            pending::<()>().await;
+        };
+        let error = guarded(&Handle::current(), LIMIT, work).await.unwrap_err();
+        assert_eq!(error.to_string(), "panicked: dropped badly");
+    }
+
+    #[tokio::test]
+    async fn work_that_others_keep_from_beginning_is_late_and_not_stuck() {
+        let busy =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (release, gate) = mpsc::sync_channel::<()>(0);
+        let (begun, begin) = tokio::sync::oneshot::channel();
+        let blocker = busy.handle().spawn(async move {
+            let _ = begun.send(());
+            let _ = gate.recv();
+        });
+        begin.await.unwrap();
+        let error = guarded(busy.handle(), LIMIT, async {}).await.unwrap_err();
+        assert!(matches!(error, CallError::TimedOut(_)), "{error}");
+        release.send(()).unwrap();
+        blocker.await.unwrap();
+        busy.shutdown_background();
     }
 }

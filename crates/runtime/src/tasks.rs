@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, error, warn};
@@ -18,8 +19,8 @@ use crate::panic_message;
 
 /// Owns the tasks that a component spawns: names them, cancels them together, and joins them.
 ///
-/// A clone is the same owner. Dropping the last clone cancels what still runs, so that no task outlives
-/// the component that it worked for by accident.
+/// A clone is the same owner. Dropping the last clone cancels [`TaskOwner::token`] and waits for nobody: a
+/// task that does not watch the token goes on. Whoever wants an end to all calls [`TaskOwner::shutdown`].
 #[derive(Clone)]
 pub struct TaskOwner {
     inner: Arc<Inner>,
@@ -39,7 +40,21 @@ struct Inner {
 
 struct Running {
     name: String,
-    abort: Option<tokio::task::AbortHandle>,
+    abort: Option<AbortHandle>,
+}
+
+/// A task's place among those that run; given back with its future, also where that is never polled.
+struct Entry {
+    owner: Weak<Inner>,
+    id: u64,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if let Some(owner) = self.owner.upgrade() {
+            owner.running().remove(&self.id);
+        }
+    }
 }
 
 /// How a [`TaskOwner::shutdown`] went.
@@ -108,15 +123,22 @@ impl TaskOwner {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        if self.inner.token.is_cancelled() {
-            return;
-        }
         let name = name.into();
         let id = self.inner.next_id.fetch_add(1, Ordering::Relaxed);
         let span = tracing::debug_span!("task", owner = %self.inner.name, name = %name);
         let inner = Arc::downgrade(&self.inner);
-        self.inner.running().insert(id, Running { name, abort: None });
+        let _counted = {
+            let mut running = self.inner.running();
+            // Under the lock, which `cancel` waits for: either a shutdown counts this task, or it is refused.
+            if self.inner.token.is_cancelled() {
+                return;
+            }
+            running.insert(id, Running { name, abort: None });
+            self.inner.tracker.token()
+        };
+        let entry = Entry { owner: inner.clone(), id };
         let guarded = async move {
+            let _entry = entry;
             let outcome = AssertUnwindSafe(work).catch_unwind().await;
             let Some(inner) = inner.upgrade() else { return };
             let ended = inner.running().remove(&id);
@@ -145,6 +167,8 @@ impl TaskOwner {
     /// Asks every task to end, and spawns no more. Does not wait.
     pub fn cancel(&self) {
         self.inner.token.cancel();
+        // Whoever spawns and has not seen the token yet is done when this lock is had.
+        drop(self.inner.running());
         self.inner.tracker.close();
     }
 
@@ -192,16 +216,13 @@ impl TaskOwner {
         }
         let aborted: HashMap<u64, String> =
             inner.running().iter().map(|(id, task)| (*id, task.name.clone())).collect();
-        for task in inner.running().values() {
-            if let Some(abort) = &task.abort {
-                abort.abort();
-            }
-        }
+        let aborts: Vec<_> = inner.running().values().filter_map(|task| task.abort.clone()).collect();
+        // Not under the lock: to abort may be to drop the work, whose entry goes with it.
+        aborts.iter().for_each(AbortHandle::abort);
         let ended = tokio::time::timeout(Duration::from_millis(250), inner.tracker.wait()).await.is_ok();
         let mut report = ShutdownReport::default();
         if ended {
             report.aborted = aborted.into_values().collect();
-            inner.running().clear();
         } else {
             let running = inner.running();
             for (id, name) in aborted {
@@ -296,5 +317,38 @@ mod tests {
         let token = owner.token();
         drop(owner);
         assert!(token.is_cancelled());
+    }
+
+    #[test]
+    fn work_that_is_never_polled_leaves_no_entry() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let owner = TaskOwner::on(runtime.handle().clone(), "t");
+        drop(runtime);
+        owner.spawn("too late", pending());
+        assert!(owner.is_empty());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn nothing_begins_after_a_shutdown_that_spawning_races_with() {
+        let late = Arc::new(AtomicU64::new(0));
+        for _ in 0..2_000 {
+            let (owner, down) = (TaskOwner::new("t"), Arc::new(AtomicU64::new(0)));
+            let spawner = tokio::task::spawn_blocking({
+                let (owner, down, late) = (owner.clone(), down.clone(), late.clone());
+                move || {
+                    for _ in 0..20 {
+                        let (down, late) = (down.clone(), late.clone());
+                        let work = async move {
+                            late.fetch_add(down.load(Ordering::SeqCst), Ordering::SeqCst);
+                        };
+                        owner.spawn("racing", work);
+                    }
+                }
+            });
+            assert!(owner.shutdown(Duration::from_secs(10)).await.is_clean());
+            down.store(1, Ordering::SeqCst);
+            spawner.await.unwrap();
+        }
+        assert_eq!(late.load(Ordering::SeqCst), 0);
     }
 }
