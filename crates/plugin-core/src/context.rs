@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::route::{MiddlewareEntry, MiddlewareFn};
+use crate::route::{GrantedMiddleware, MiddlewareEntry, MiddlewareFn};
 use crate::scope::{Phase, ScopeInner, ScopeState};
 use crate::service::Service;
 use crate::{
@@ -156,8 +156,9 @@ impl PluginContext {
         Ok(())
     }
 
-    /// Wraps the routes of all plugins, after authentication. Lower priority is further out; of equal ones
-    /// the plugin whose name sorts first.
+    /// Wraps routes, after authentication: those of all plugins whose path is under a prefix that this plugin
+    /// was granted, so that `route:/` wraps all of them. Lower priority is further out; of equal ones the
+    /// plugin whose name sorts first.
     ///
     /// # Errors
     ///
@@ -180,9 +181,15 @@ impl PluginContext {
         priority: i32,
         middleware: Arc<dyn Middleware>,
     ) -> Result<(), RegisterError> {
-        if !self.inner.permissions.may_route_anything() {
+        let permissions = &self.inner.permissions;
+        if !permissions.may_route_anything() {
             return Err(RegisterError::NotPermitted("route:PREFIX".to_owned()));
         }
+        let middleware = if permissions.may_route("/") {
+            middleware
+        } else {
+            Arc::new(GrantedMiddleware { permissions: permissions.clone(), middleware })
+        };
         let mut state = self.staging(|| "middleware".to_owned())?;
         state.middleware.push(MiddlewareEntry { priority, middleware });
         Ok(())

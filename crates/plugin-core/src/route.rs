@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tower::util::ServiceExt;
 
-use crate::BoxError;
+use crate::{BoxError, Permissions};
 
 /// A request's or an answer's body: streamed, of any origin.
 pub type Body = UnsyncBoxBody<Bytes, BoxError>;
@@ -225,7 +225,10 @@ impl RouteRequest {
         let bytes = self.bytes().await?;
         let mut decoder = serde_json::Deserializer::from_slice(&bytes);
         let value = serde_path_to_error::deserialize(&mut decoder).map_err(|error| {
-            let field = error.path().to_string();
+            let field = match error.path().to_string() {
+                path if path == "." => "body".to_owned(),
+                path => path,
+            };
             let status = match error.inner().classify() {
                 serde_json::error::Category::Data => StatusCode::UNPROCESSABLE_ENTITY,
                 _ => StatusCode::BAD_REQUEST,
@@ -280,6 +283,13 @@ impl From<crate::PluginError> for RouteError {
             message: "the plugin failed to answer".to_owned(),
             source: Some(error.into_inner()),
         }
+    }
+}
+
+impl From<crate::RegisterError> for RouteError {
+    /// A failure, as of an event that a handler could not publish.
+    fn from(error: crate::RegisterError) -> Self {
+        crate::PluginError::from(error).into()
     }
 }
 
@@ -482,6 +492,23 @@ where
     }
 }
 
+/// Middleware of a plugin that may wrap some paths and not others.
+pub(crate) struct GrantedMiddleware {
+    pub(crate) permissions: Permissions,
+    pub(crate) middleware: Arc<dyn Middleware>,
+}
+
+#[async_trait]
+impl Middleware for GrantedMiddleware {
+    async fn handle(&self, request: RouteRequest, next: Next) -> Result<Response<Body>, RouteError> {
+        if self.permissions.may_route(request.parts.uri.path()) {
+            self.middleware.handle(request, next).await
+        } else {
+            next.run(request).await
+        }
+    }
+}
+
 /// Middleware and where it stands; lower is further out.
 pub(crate) struct MiddlewareEntry {
     pub(crate) priority: i32,
@@ -548,6 +575,8 @@ mod tests {
         }
         let error = request(Method::POST, r#"{"n":"x"}"#).json::<Body3>().await.unwrap_err();
         assert!(error.message().starts_with("n: "), "{error}");
+        let error = request(Method::POST, "7").json::<Body3>().await.unwrap_err();
+        assert!(error.message().starts_with("body: invalid type"), "{error}");
     }
 
     #[tokio::test]

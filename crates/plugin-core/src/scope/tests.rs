@@ -234,6 +234,29 @@ fn what_is_dropped_may_use_the_context() {
     wait.recv_timeout(Duration::from_secs(20)).unwrap();
 }
 
+#[tokio::test]
+async fn middleware_wraps_what_its_plugin_may_serve_and_nothing_else() {
+    let wraps = async |permission: &str, path: &'static str| {
+        let (host, slot) = (host(), slot());
+        let scope = scope(&host, &slot, 1, &[permission]);
+        scope.begin_start();
+        let answers =
+            |_: RouteRequest, _: crate::Next| async { Ok(crate::Reply::text("own").into_response()) };
+        scope.context().middleware(1, answers).unwrap();
+        scope.publish(None).await.unwrap();
+        let live = slot.live().unwrap();
+        let chain: Vec<_> = live.middleware().map(|(_, middleware)| middleware.clone()).collect();
+        let route: Arc<dyn crate::RouteHandler> =
+            Arc::new(|_: RouteRequest| async { Ok(http::StatusCode::CREATED) });
+        let request = http::Request::get(path).body(crate::full_body("")).unwrap();
+        let request = RouteRequest::new(request, crate::PathParams::default());
+        crate::Next::new(chain.into(), route).run(request).await.unwrap().status() == http::StatusCode::OK
+    };
+    assert!(wraps("route:/p", "/p/x").await && wraps("route:/p", "/p").await);
+    assert!(!wraps("route:/p", "/other").await && !wraps("route:/p", "/pp").await);
+    assert!(wraps("route:/", "/other").await);
+}
+
 struct Recorded {
     log: Arc<Mutex<Vec<String>>>,
     name: &'static str,
