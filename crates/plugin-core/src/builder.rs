@@ -14,6 +14,7 @@ use crate::{
 
 type Step<T> =
     Arc<dyn Fn(PluginContext) -> Pin<Box<dyn Future<Output = Result<T, PluginError>> + Send>> + Send + Sync>;
+type End = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), PluginError>> + Send>> + Send + Sync>;
 type HealthCheck = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Health> + Send>> + Send + Sync>;
 
 fn step<T, F, Fut>(work: F) -> Step<T>
@@ -30,6 +31,7 @@ pub struct BuiltPlugin {
     initialize: Option<Step<()>>,
     starts: Vec<Step<()>>,
     stop: Option<Step<()>>,
+    destroy: Option<End>,
     reconfigure: Option<Step<Reconfigured>>,
     health: Option<HealthCheck>,
 }
@@ -57,6 +59,13 @@ impl Plugin for BuiltPlugin {
     async fn stop(&self, ctx: PluginContext) -> Result<(), PluginError> {
         match &self.stop {
             Some(work) => work(ctx).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn destroy(&self) -> Result<(), PluginError> {
+        match &self.destroy {
+            Some(work) => work().await,
             None => Ok(()),
         }
     }
@@ -99,6 +108,7 @@ impl PluginBuilder {
             initialize: None,
             starts: Vec::new(),
             stop: None,
+            destroy: None,
             reconfigure: None,
             health: None,
         };
@@ -190,6 +200,17 @@ impl PluginBuilder {
         Fut: Future<Output = Result<(), PluginError>> + Send + 'static,
     {
         self.plugin.stop = Some(step(work));
+        self
+    }
+
+    /// What [`Plugin::destroy`] does.
+    #[must_use]
+    pub fn on_destroy<F, Fut>(mut self, work: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), PluginError>> + Send + 'static,
+    {
+        self.plugin.destroy = Some(Arc::new(move || Box::pin(work())));
         self
     }
 
@@ -347,5 +368,29 @@ impl TransportPluginBuilder {
     #[must_use]
     pub fn build(self) -> BuiltPlugin {
         self.0.build()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn each_closure_is_called_for_its_method() {
+        let called = Arc::new(AtomicU32::new(0));
+        let counted = called.clone();
+        let plugin = PluginBuilder::new("p", "1.0.0")
+            .unwrap()
+            .on_destroy(move || {
+                counted.fetch_add(1, Ordering::SeqCst);
+                async { Err(PluginError::new("in use")) }
+            })
+            .on_health(|| async { Health::not_ready("away") })
+            .build();
+        assert_eq!(plugin.destroy().await.unwrap_err().to_string(), "in use");
+        assert_eq!(called.load(Ordering::SeqCst), 1);
+        assert!(!plugin.health().await.ready);
     }
 }

@@ -123,7 +123,12 @@ pub enum ServiceError {
 
 impl From<ConfigError> for RegisterError {
     fn from(error: ConfigError) -> Self {
-        Self::Invalid { field: error.path().to_owned(), detail: error.to_string() }
+        let (field, detail) = match error {
+            ConfigError::Invalid { path, detail } => (path, detail),
+            ConfigError::Unknown { path } => (path, "unknown key".to_owned()),
+            ConfigError::Unreadable { origin, detail } => (origin, detail),
+        };
+        Self::Invalid { field, detail }
     }
 }
 
@@ -136,5 +141,12 @@ mod tests {
         let error: PluginError = RegisterError::Subscribe("bus is shut down".into()).into();
         assert_eq!(error.chain(), "subscribe: bus is shut down");
         assert_eq!(PluginError::new("bad").to_string(), "bad");
+    }
+
+    #[test]
+    fn a_configuration_error_keeps_its_text() {
+        for error in [ConfigError::invalid("a.b", "too big"), ConfigError::Unknown { path: "a".to_owned() }] {
+            assert_eq!(RegisterError::from(error.clone()).to_string(), error.to_string());
+        }
     }
 }
