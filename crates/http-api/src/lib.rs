@@ -17,6 +17,7 @@ mod plugin;
 mod routes;
 mod serve;
 mod shared;
+mod sse;
 
 pub use api::Api;
 pub use body::AnswerBody;

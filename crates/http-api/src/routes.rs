@@ -75,6 +75,7 @@ fn described() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(events::test))
         .routes(routes!(events::publish))
         .routes(routes!(events::subscriptions))
+        .routes(routes!(events::follow))
         .routes(routes!(tasks::list, tasks::create))
         .routes(routes!(tasks::list_by_status))
         .routes(routes!(tasks::get, tasks::replace, tasks::remove))

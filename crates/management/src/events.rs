@@ -182,6 +182,6 @@ fn field_problem(field: &str, text: &str) -> Problem {
     Problem::invalid(field, detail)
 }
 
-fn read_pattern(text: &str) -> Result<Pattern, Problem> {
+pub(crate) fn read_pattern(text: &str) -> Result<Pattern, Problem> {
     Pattern::new(text).map_err(|error| field_problem("type", &error.to_string()))
 }

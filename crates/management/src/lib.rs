@@ -20,6 +20,7 @@
 mod audit;
 mod caller;
 mod events;
+mod feed;
 mod health;
 mod idempotency;
 mod management;
@@ -33,6 +34,7 @@ mod tasks;
 pub use audit::AuditEntry;
 pub use caller::{Caller, Origin, Role};
 pub use events::{EventFilter, PublishedEvent, TestEventRequest};
+pub use feed::{EventFeed, FeedItem};
 pub use health::{HealthReport, PluginHealth, Readiness};
 pub use idempotency::{Claim, IdempotencyStore, Idempotent, StoredAnswer};
 pub use management::{Management, ManagementBuilder};

@@ -1,16 +1,21 @@
 //! Events: what happened of late, what is published, who listens.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
+use axum::response::Response;
 use event_bus::{Event, SubscriptionInfo};
-use management::{EventFilter, PageRequest, PublishedEvent, TestEventRequest};
+use http::HeaderMap;
+use management::{EventFilter, PageRequest, Problem, ProblemKind, PublishedEvent, TestEventRequest};
 use runtime::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::envelope::{Answer, Envelope, Outcome, list_data, whole};
+use crate::envelope::{Answer, Envelope, Outcome, Refusal, list_data, whole};
 use crate::extract::{Ctx, Json, OptionalJson, Query};
+use crate::sse::{self, Following};
 
 /// An event as a CloudEvent 1.0. Extension attributes stand beside these.
 #[derive(Debug, Serialize, ToSchema)]
@@ -142,4 +147,49 @@ pub(crate) async fn publish(ctx: Ctx, Json(event): Json<Map<String, Value>>) -> 
     responses((status = 200, description = "All of them.", body = Envelope<SubscriptionsData>)))]
 pub(crate) async fn subscriptions(ctx: Ctx) -> Outcome {
     Answer::ok(&SubscriptionsData::from(whole(ctx.management().subscriptions(ctx.caller())?)))
+}
+
+/// Which events to follow.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct FollowQuery {
+    /// A pattern of topics; all where it is left out.
+    #[serde(rename = "type")]
+    #[param(example = "scheduler.**")]
+    pattern: Option<String>,
+    /// As the header `Last-Event-ID`, for clients that cannot set it.
+    last_event_id: Option<String>,
+}
+
+/// Live events, as server-sent events.
+///
+/// Each message is an event as JSON with its id. A message of the type `lagged` says how many the client
+/// has missed, null where that is not known. A client that comes back with `Last-Event-ID` gets what
+/// happened meanwhile, as far as the host keeps it.
+#[utoipa::path(get, path = "/events/stream", tag = "events",
+    params(FollowQuery, ("Last-Event-ID" = Option<String>, Header, description = "The last event that the client has.")),
+    responses(
+        (status = 200, description = "Events, until the client leaves.", content_type = "text/event-stream", body = String),
+        (status = 429, description = "As many clients follow events as may.", body = crate::envelope::ErrorEnvelope)))]
+pub(crate) async fn follow(
+    ctx: Ctx,
+    Query(query): Query<FollowQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let Ok(place) = Arc::clone(&ctx.shared.event_streams).try_acquire_owned() else {
+        let problem = Problem::new(ProblemKind::TooMany, "as many clients follow events as may");
+        return Err(problem.retry_after(Duration::from_secs(5)).into());
+    };
+    let last = match headers.get("last-event-id").map(|id| id.to_str()) {
+        Some(Ok(id)) => Some(id.to_owned()),
+        Some(Err(_)) => return Err(Problem::malformed("`Last-Event-ID` cannot be read").into()),
+        None => query.last_event_id,
+    };
+    let pattern = query.pattern.as_deref().unwrap_or("**");
+    let config = &ctx.shared.config;
+    let feed =
+        ctx.management().follow_events(ctx.caller(), pattern, last.as_deref(), config.event_lag_max)?;
+    let following = Following { heartbeat: config.heartbeat, closing: ctx.shared.closing.clone(), place };
+    Ok(sse::answer(feed, following))
 }

@@ -7,4 +7,5 @@ mod host;
 mod plugin_routes;
 mod plugins;
 mod serving;
+mod streaming;
 mod tasks;
