@@ -37,7 +37,7 @@ mod suites;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use lexopt::prelude::*;
 
 use crate::harness::{Contender, Plan};
@@ -136,6 +136,11 @@ fn run(options: &Options) -> anyhow::Result<()> {
     if options.list {
         return Ok(());
     }
+    ensure!(
+        !results.is_empty() || options.only.is_empty(),
+        "no row begins with `{}`",
+        options.only.join("` or `")
+    );
     println!("{}", harness::summary(&results));
     if let Some(file) = &options.json {
         let json = serde_json::to_string_pretty(&harness::json(&results))? + "\n";

@@ -1,4 +1,6 @@
-//! How soon the server is ready, and what it takes.
+//! How soon the server is ready and what it takes, and how long plugins that depend on each other take.
+
+mod plugins;
 
 use crate::harness::{Goal, Plan, Row, Unit, block_on};
 use crate::server::Server;
@@ -20,5 +22,18 @@ pub(crate) fn rows(_: &Plan) -> Vec<Row> {
             Goal::AtMost(25.0),
             |_| block_on(1, async { Ok(Server::gantry().await?.resident_bytes()? / 1e6) }),
         ),
+        Row::new(
+            "start.plugins.1000",
+            format!(
+                "start of {} plugins in {} levels, each needing up to 3 of the level below and 10 to 30 ms; \
+                 manager in this process, memory, 2 worker threads, no tracing",
+                plugins::PLUGINS,
+                plugins::LEVELS
+            ),
+            Unit::Milliseconds,
+            Goal::RatioAtMost(1.10),
+            |_| block_on(2, plugins::managed()),
+        )
+        .reference("critical path alone", |_| block_on(2, plugins::alone())),
     ]
 }

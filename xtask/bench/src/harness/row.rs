@@ -77,7 +77,6 @@ pub(crate) enum Goal {
     /// Ours is at least this share of the reference: for rates.
     RatioAtLeast(f64),
     /// Ours is at most this multiple of the reference: for times and sizes.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for `start.plugins.1000`, once there is a manager"))]
     RatioAtMost(f64),
     /// Ours is at least this, in the unit of the row; a reference is only shown.
     AtLeast(f64),
