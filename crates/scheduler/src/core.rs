@@ -12,6 +12,7 @@ use crate::executor::{ExecutorKey, ExecutorRegistry, Registration, RunCell};
 use crate::history::{History, Note, Record};
 use crate::id::RunId;
 use crate::notice::{Notice, NoticeKind};
+use crate::persist::Owned;
 use crate::schedule::{Micros, NEVER};
 use crate::scheduler::SchedulerConfig;
 use crate::stats::Stats;
@@ -24,12 +25,14 @@ mod finish;
 mod fire;
 mod index;
 mod query;
+mod stored;
 mod table;
 
-pub(crate) use control::Insert;
+pub(crate) use control::{Action, Insert};
 pub(crate) use finish::Ended;
 pub(crate) use fire::Launch;
 pub(crate) use query::{Filter, Search, TaskSnapshot};
+pub(crate) use stored::{Pending, Then};
 
 use index::Index;
 use table::Table;
@@ -194,7 +197,12 @@ pub(crate) struct Core {
     /// The time at the latest call that brought one.
     last_seen: Micros,
     ids: RunIds,
-    pub(crate) stopped: bool,
+    /// Which shards this node holds; none where there is no store.
+    pub(crate) owned: Option<Owned>,
+    /// What waits to be written.
+    pub(crate) pending: VecDeque<Pending>,
+    /// What is to be written once more.
+    pub(crate) unwritten: Vec<crate::store::Commit>,
     pub(crate) running: bool,
 }
 
@@ -249,7 +257,9 @@ impl Core {
             last_trigger: Micros::MIN,
             last_seen: now,
             ids,
-            stopped: false,
+            owned: None,
+            pending: VecDeque::new(),
+            unwritten: Vec::new(),
             running: false,
             config,
         }
@@ -383,6 +393,7 @@ impl Core {
             record.attempt = 0;
         }
         self.stats.skipped += times;
+        self.store_run(task, number);
         self.tell_run(task, NoticeKind::Skipped, number, scheduled, now, 0, origin, Some(reason));
         number
     }
@@ -431,7 +442,7 @@ impl Core {
     /// When a worker or the driver is wanted: now, at a time, or never unless something changes.
     pub(crate) fn wanted_at(&self, now: Micros) -> Micros {
         let has_room = self.active_count < self.config.max_concurrent_tasks;
-        if !self.running || !has_room {
+        if !self.running || !has_room || self.is_held_up() {
             return NEVER;
         }
         if self.backlog.is_empty() { self.timer.next_at() } else { now }

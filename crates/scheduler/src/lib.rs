@@ -1,5 +1,6 @@
 //! Cron, interval and one-off tasks.
 
+pub mod coordinator;
 mod core;
 mod def;
 mod dispatch;
@@ -9,6 +10,7 @@ mod executors;
 mod history;
 mod id;
 mod notice;
+mod persist;
 mod planner;
 #[cfg(feature = "plugin")]
 mod plugin;
@@ -17,10 +19,11 @@ mod schedule;
 mod scheduler;
 mod spec;
 mod stats;
-mod store;
+pub mod store;
 mod timer;
 mod view;
 
+pub use coordinator::{Assignment, Coordinator, CoordinatorError, Grant, Membership, MemoryCoordinator};
 pub use error::TaskError;
 pub use executor::{
     Executor, ExecutorGuard, ExecutorRegistry, PayloadError, RegisterError, RunContext, RunError, RunOutput,
@@ -35,7 +38,9 @@ pub use spec::{
     After, AfterCondition, Group, IntervalMode, Misfire, MisfirePolicy, Overlap, Retry, ScheduleKind,
     ScheduleSpec, TaskSpec, TaskSpec as Task,
 };
-pub use store::StoreError;
+pub use store::{
+    Change, Commit, MemoryTaskStore, RunKey, StoreError, StoredTask, TaskState, TaskStore, shard_of,
+};
 pub use view::{
     ClusterStatus, ExecutorInfo, Lateness, Page, Paged, ParseTaskStatusError, RunOrigin, RunOutcome,
     RunTotals, RunView, SchedulerStatus, StoreStatus, TaskFilter, TaskStatus, TaskView,

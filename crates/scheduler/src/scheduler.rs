@@ -1,7 +1,7 @@
 //! The handle that callers hold.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,18 +11,22 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
+use tracing::warn;
 
-use crate::core::{Core, Ended, Filter, Insert, RunIds, Search, TaskSnapshot, flag};
+use crate::coordinator::{Coordinator, CoordinatorError, MemoryCoordinator};
+use crate::core::{Action, Core, Ended, Filter, Insert, RunIds, Search, TaskSnapshot, flag};
 use crate::def::{Def, payload_text};
 use crate::dispatch::{drive, work};
 use crate::error::TaskError;
 use crate::executor::{ExecutorGuard, ExecutorRegistry, RegisterError};
 use crate::executors;
 use crate::id::RunId;
+use crate::persist::{Keeper, Owned, coordinate, keep};
 use crate::publish::{BATCH, Teller};
 use crate::schedule::admit::admit;
 use crate::schedule::{Bounds, Micros, NEVER, ceil_micros, floor_micros, timestamp};
 use crate::spec::{ScheduleSpec, TaskSpec};
+use crate::store::{Change, StoreError, TaskStore};
 use crate::view::{
     ClusterStatus, ExecutorInfo, Page, Paged, RunView, SchedulerStatus, StoreStatus, TaskFilter, TaskStatus,
     TaskView,
@@ -75,6 +79,12 @@ pub enum BuildError {
     /// A built-in executor could not be registered.
     #[error("register the built-in executors")]
     Executors(#[from] RegisterError),
+    /// The store could not be read.
+    #[error("read the store")]
+    Store(#[from] StoreError),
+    /// The cluster could not be joined.
+    #[error("join the cluster")]
+    Cluster(#[from] CoordinatorError),
     /// The node's name makes no event.
     #[error("name the topics of events")]
     Topics(#[from] TopicError),
@@ -90,7 +100,6 @@ pub struct StopReport {
 }
 
 /// Makes a [`Scheduler`].
-#[derive(Debug)]
 pub struct SchedulerBuilder {
     clock: SharedClock,
     executors: ExecutorRegistry,
@@ -98,9 +107,25 @@ pub struct SchedulerBuilder {
     node: String,
     bus: Option<EventBus>,
     start_later: bool,
+    store: Option<Arc<dyn TaskStore>>,
+    coordinator: Option<Arc<dyn Coordinator>>,
 }
 
 impl SchedulerBuilder {
+    /// Where tasks are kept beyond this scheduler. Without a store they are kept in its memory.
+    #[must_use]
+    pub fn store(mut self, store: Arc<dyn TaskStore>) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// Who divides the tasks among nodes that share a store. Without a coordinator this node has them all.
+    #[must_use]
+    pub fn coordinator(mut self, coordinator: Arc<dyn Coordinator>) -> Self {
+        self.coordinator = Some(coordinator);
+        self
+    }
+
     /// Leaves it to [`Scheduler::start`] to begin, whatever the configuration says: for a host in which the
     /// scheduler is a plugin, and begins when that starts.
     #[must_use]
@@ -175,29 +200,56 @@ impl SchedulerBuilder {
         let auto_start = config.auto_start && !self.start_later;
         let mut core = Core::new(config.clone(), self.executors.clone(), ids, now);
         core.tells = teller.is_some();
-        let scheduler = Scheduler {
-            inner: Arc::new(Inner {
-                core: Mutex::new(core),
-                clock: self.clock,
-                executors: self.executors,
-                node: self.node,
-                config,
-                teller,
-                wake: Notify::new(),
-                work: Notify::new(),
-                sleeping_until: AtomicI64::new(NEVER),
-                notices_max: NOTICES_MAX,
-                runs: TaskTracker::new(),
-                loops: Mutex::new(None),
-                _built_in: built_in,
-            }),
+        let keeper = match (self.store, self.coordinator) {
+            (None, None) => None,
+            (None, Some(_)) => {
+                let detail = "is needed where a coordinator is given".to_owned();
+                return Err(BuildError::Invalid { field: "store".to_owned(), detail });
+            }
+            (Some(store), coordinator) => {
+                // Epochs must be greater than those of the process before, which the time is.
+                let alone = || Arc::new(MemoryCoordinator::new(SHARDS, now.unsigned_abs())) as Arc<_>;
+                Some(Keeper::new(store, coordinator.unwrap_or_else(alone)))
+            }
         };
+        core.owned =
+            keeper.as_ref().map(|keeper| Owned { shards: keeper.coordinator.shards(), ..Owned::default() });
+        let inner = Arc::new(Inner {
+            core: Mutex::new(core),
+            clock: self.clock,
+            executors: self.executors,
+            node: self.node,
+            config,
+            teller,
+            wake: Notify::new(),
+            work: Notify::new(),
+            sleeping_until: AtomicI64::new(NEVER),
+            notices_max: NOTICES_MAX,
+            runs: TaskTracker::new(),
+            loops: Mutex::new(None),
+            keeper,
+            keeping: TaskOwner::new("scheduler-store"),
+            _built_in: built_in,
+        });
+        if let Some(keeper) = &inner.keeper {
+            let mut member = keeper.coordinator.join(&inner.node).await?;
+            inner.follow(keeper, member.assignment().await?).await?;
+            let token = inner.keeping.token();
+            inner.keeping.spawn("store", keep(Arc::clone(&inner), token.clone()));
+            inner.keeping.spawn("cluster", coordinate(Arc::clone(&inner), member, token));
+        }
+        let alive = Arc::new(Alive(Arc::clone(&inner)));
+        let scheduler = Scheduler { inner, _alive: alive };
         if auto_start {
             scheduler.start();
         }
         Ok(scheduler)
     }
 }
+
+/// Into how many shards the tasks of a store are divided that one node has to itself: enough that nodes can
+/// join later without moving them.
+const SHARDS: u32 = 64;
 
 /// How many notices may wait to be published while runs are started: some 64 MB.
 const NOTICES_MAX: usize = 1 << 20;
@@ -206,6 +258,19 @@ const NOTICES_MAX: usize = 1 << 20;
 #[derive(Clone)]
 pub struct Scheduler {
     inner: Arc<Inner>,
+    _alive: Arc<Alive>,
+}
+
+/// Ends the loops when the last handle goes, since they hold what they work on themselves.
+struct Alive(Arc<Inner>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        if let Some(loops) = self.0.loops.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            loops.cancel();
+        }
+        self.0.keeping.cancel();
+    }
 }
 
 /// What all clones, the driver and the workers share.
@@ -228,6 +293,9 @@ pub(crate) struct Inner {
     pub(crate) runs: TaskTracker,
     /// The driver and the workers, while the scheduler runs.
     loops: Mutex<Option<TaskOwner>>,
+    pub(crate) keeper: Option<Keeper>,
+    /// Writes to the store, and follows the cluster.
+    keeping: TaskOwner,
     _built_in: Vec<ExecutorGuard>,
 }
 
@@ -243,7 +311,7 @@ impl Inner {
     }
 
     /// Wakes the driver if it would sleep past what is wanted now.
-    fn nudge(&self, wanted_at: Micros) {
+    pub(crate) fn nudge(&self, wanted_at: Micros) {
         if wanted_at < self.sleeping_until.load(Ordering::SeqCst) {
             self.wake.notify_one();
         }
@@ -260,8 +328,15 @@ impl Inner {
         self.tell();
     }
 
-    /// Publishes what has happened.
+    pub(crate) fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// Publishes what has happened, and has it written.
     pub(crate) fn tell(&self) {
+        if let Some(keeper) = &self.keeper {
+            keeper.wake.notify_one();
+        }
         let Some(teller) = &self.teller else { return };
         teller.tell(|batch| {
             let mut core = self.core();
@@ -282,6 +357,8 @@ impl Scheduler {
             node: "local".to_owned(),
             bus: None,
             start_later: false,
+            store: None,
+            coordinator: None,
         }
     }
 
@@ -323,6 +400,11 @@ impl Scheduler {
             }
         }
         inner.tell();
+        if let Some(keeper) = &inner.keeper
+            && runtime::within(grace, inner.flush(keeper)).await.is_err()
+        {
+            warn!("the store has not taken everything before the deadline");
+        }
         report
     }
 
@@ -341,14 +423,49 @@ impl Scheduler {
         let inner = &self.inner;
         let now = inner.now();
         let def = Arc::new(Def::admit(&spec, None, &inner.executors, now)?);
-        let (snapshot, wanted) = {
-            let mut core = inner.core();
-            let task = core.insert(def, Insert::Ready, now)?;
-            (core.snapshot(task), core.wanted_at(now))
+        let (snapshot, wanted) = match &inner.keeper {
+            None => {
+                let mut core = inner.core();
+                let task = core.insert(def, Insert::Ready, now)?;
+                (core.snapshot(task), core.wanted_at(now))
+            }
+            Some(keeper) => self.create_kept(keeper, def, now).await?,
         };
         inner.nudge(wanted);
         inner.tell();
         self.view(snapshot, &spec.id)
+    }
+
+    /// Takes a task in that does not run before the store has it.
+    async fn create_kept(
+        &self,
+        keeper: &Keeper,
+        def: Arc<Def>,
+        now: Micros,
+    ) -> Result<(Option<TaskSnapshot>, Micros), TaskError> {
+        let id = def.id.to_string();
+        let place = Arc::new(AtomicU32::new(0));
+        let chosen = Arc::clone(&place);
+        let begin = move |core: &mut Core| {
+            let task = core.insert(Arc::clone(&def), Insert::Held, now)?;
+            chosen.store(task, Ordering::SeqCst);
+            let stored = core.stored(task).ok_or(TaskError::Stopped)?;
+            Ok((def.id.clone(), Change::Insert(Box::new(stored))))
+        };
+        let then = move |core: &mut Core, answer: Result<(), StoreError>| {
+            let task = place.load(Ordering::SeqCst);
+            match answer {
+                Ok(()) => {
+                    core.release(task, now);
+                    Ok((core.snapshot(task), core.wanted_at(now)))
+                }
+                Err(error) => {
+                    core.discard(task, now);
+                    Err(refused(&id, error))
+                }
+            }
+        };
+        self.inner.change(keeper, begin, then).await
     }
 
     /// Takes many tasks in, each on its own: one that is refused does not keep the others out.
@@ -357,6 +474,13 @@ impl Scheduler {
         const STRETCH: usize = 64;
         let inner = &self.inner;
         let mut results = Vec::with_capacity(specs.len());
+        if inner.keeper.is_some() {
+            // They are written together: each waits for the store, and all of them at once.
+            let all = specs.into_iter().map(|spec| self.create(spec));
+            results
+                .extend(futures_util::future::join_all(all).await.into_iter().map(|result| result.map(drop)));
+            return results;
+        }
         let mut ready = Vec::with_capacity(STRETCH);
         for specs in specs.chunks(STRETCH) {
             let now = inner.now();
@@ -398,11 +522,19 @@ impl Scheduler {
         let owner = inner.core().owner_of(id)?;
         let now = inner.now();
         let def = Arc::new(Def::admit(&spec, owner.as_deref(), &inner.executors, now)?);
-        let (snapshot, wanted) = {
-            let mut core = inner.core();
-            let task = core.replace(def, if_version, now)?;
-            (core.snapshot(task), core.wanted_at(now))
-        };
+        let (snapshot, wanted) = self
+            .kept(
+                id,
+                {
+                    let def = Arc::clone(&def);
+                    move |core| core.preview_replace(&def, if_version, now)
+                },
+                move |core| {
+                    let task = core.replace(def, if_version, now)?;
+                    Ok((core.snapshot(task), core.wanted_at(now)))
+                },
+            )
+            .await?;
         inner.nudge(wanted);
         inner.tell();
         self.view(snapshot, id)
@@ -429,13 +561,22 @@ impl Scheduler {
     pub async fn remove(&self, id: &str, if_version: Option<u64>) -> Result<TaskView, TaskError> {
         let inner = &self.inner;
         let now = inner.now();
-        let snapshot = {
-            let mut core = inner.core();
-            let task = core.check_remove(id, if_version)?;
-            let snapshot = core.snapshot(task);
-            core.remove(task, now);
-            snapshot
-        };
+        let name = id.to_owned();
+        let snapshot = self
+            .kept(
+                id,
+                {
+                    let name = name.clone();
+                    move |core| core.preview_remove(&name, if_version)
+                },
+                move |core| {
+                    let task = core.check_remove(&name, if_version)?;
+                    let snapshot = core.snapshot(task);
+                    core.remove(task, now);
+                    Ok(snapshot)
+                },
+            )
+            .await?;
         inner.tell();
         self.view(snapshot, id)
     }
@@ -446,7 +587,7 @@ impl Scheduler {
     ///
     /// If there is no such task, or its state does not allow it.
     pub async fn pause(&self, id: &str) -> Result<TaskView, TaskError> {
-        self.control(id, Core::pause)
+        self.control(id, Action::Pause).await
     }
 
     /// Lets a paused task run again, at its next time. A one-off task whose time has passed runs at once.
@@ -455,7 +596,7 @@ impl Scheduler {
     ///
     /// If there is no such task, or it is not paused.
     pub async fn resume(&self, id: &str) -> Result<TaskView, TaskError> {
-        self.control(id, Core::resume)
+        self.control(id, Action::Resume).await
     }
 
     /// Ends a task, its runs under way too. It stays, as canceled.
@@ -464,24 +605,58 @@ impl Scheduler {
     ///
     /// If there is no such task, or it is done already.
     pub async fn cancel(&self, id: &str) -> Result<TaskView, TaskError> {
-        self.control(id, Core::cancel)
+        self.control(id, Action::Cancel).await
     }
 
-    fn control(
-        &self,
-        id: &str,
-        act: impl FnOnce(&mut Core, &str, Micros) -> Result<u32, TaskError>,
-    ) -> Result<TaskView, TaskError> {
+    async fn control(&self, id: &str, action: Action) -> Result<TaskView, TaskError> {
         let inner = &self.inner;
         let now = inner.now();
-        let (snapshot, wanted) = {
-            let mut core = inner.core();
-            let task = act(&mut core, id, now)?;
-            (core.snapshot(task), core.wanted_at(now))
-        };
+        let name = id.to_owned();
+        let (snapshot, wanted) = self
+            .kept(
+                id,
+                {
+                    let name = name.clone();
+                    move |core| core.preview_control(&name, action)
+                },
+                move |core| {
+                    let task = match action {
+                        Action::Pause => core.pause(&name, now)?,
+                        Action::Resume => core.resume(&name, now)?,
+                        Action::Cancel | Action::Trigger => core.cancel(&name, now)?,
+                    };
+                    Ok((core.snapshot(task), core.wanted_at(now)))
+                },
+            )
+            .await?;
         inner.nudge(wanted);
         inner.tell();
         self.view(snapshot, id)
+    }
+
+    /// Makes a change to a task once the store has taken what `preview` says it will come to; at once where
+    /// there is no store.
+    async fn kept<T: Send + 'static>(
+        &self,
+        id: &str,
+        preview: impl FnOnce(&mut Core) -> Result<Change, TaskError>,
+        apply: impl FnOnce(&mut Core) -> Result<T, TaskError> + Send + 'static,
+    ) -> Result<T, TaskError> {
+        let inner = &self.inner;
+        let Some(keeper) = &inner.keeper else { return apply(&mut inner.core()) };
+        let name: Box<str> = id.into();
+        let id = id.to_owned();
+        let begin = move |core: &mut Core| preview(core).map(|change| (name, change));
+        let then = move |core: &mut Core, answer: Result<(), StoreError>| match answer {
+            Ok(()) => apply(core).inspect_err(|_| {
+                // It has changed in between; what it is now goes to the store again.
+                if let Some(task) = core.find(&id) {
+                    core.store_task(task, false);
+                }
+            }),
+            Err(error) => Err(refused(&id, error)),
+        };
+        inner.change(keeper, begin, then).await
     }
 
     /// Runs a task now, beside its schedule; `payload` stands in for its own. The answer is the record of a
@@ -624,13 +799,16 @@ impl Scheduler {
             due_rate,
             lateness,
             runs: core.stats.totals(),
-            store: StoreStatus { kind: "memory".to_owned(), durable: false, healthy: true, last_error: None },
-            cluster: ClusterStatus {
-                node: inner.node.clone(),
-                members: vec![inner.node.clone()],
-                shards: 1,
-                owned: 1,
-            },
+            store: inner.keeper.as_ref().map_or_else(in_memory, Keeper::status),
+            cluster: inner.keeper.as_ref().map_or_else(
+                || ClusterStatus {
+                    node: inner.node.clone(),
+                    members: vec![inner.node.clone()],
+                    shards: 1,
+                    owned: 1,
+                },
+                |keeper| keeper.cluster(&inner.node, &core),
+            ),
             next_run_at: Some(core.earliest(now)).filter(|next| *next != NEVER).map(timestamp),
         }
     }
@@ -685,16 +863,24 @@ impl Scheduler {
             let mut core = inner.core();
             core.check_owned(plugin, &def)?;
             let task = match core.find(&spec.id) {
-                None => core.insert(def, Insert::Ready, now)?,
+                None => {
+                    let task = core.insert(def, Insert::Ready, now)?;
+                    core.store_task(task, true);
+                    task
+                }
                 Some(task) => {
                     let present = core.snapshot(task);
                     let is_same =
                         present.is_some_and(|present| same_definition(&present.def, &def, &inner.executors));
-                    if is_same { task } else { core.replace(def, None, now)? }
+                    if !is_same {
+                        core.replace(def, None, now)?;
+                    }
+                    task
                 }
             };
             core.registrations.insert(task, registration);
             core.lift(task, flag::SUSPENDED, now);
+            core.store_task(task, false);
             core.wanted_at(now)
         };
         inner.nudge(wanted);
@@ -709,6 +895,7 @@ impl Scheduler {
         let mut core = self.inner.core();
         if let Some(task) = core.registered(plugin, id, registration) {
             core.suspend(task, now);
+            core.store_state(task);
         }
         drop(core);
         self.inner.tell();
@@ -720,6 +907,7 @@ impl Scheduler {
         let now = self.inner.now();
         let mut core = self.inner.core();
         if let Some(task) = core.registered(plugin, id, registration) {
+            core.store_removal(task);
             core.remove(task, now);
         }
         drop(core);
@@ -737,7 +925,10 @@ impl Scheduler {
         let tasks = core.owned_by(plugin);
         for task in &tasks {
             core.suspend(*task, now);
+            core.store_state(*task);
         }
+        drop(core);
+        self.inner.tell();
         Ok(tasks.len())
     }
 
@@ -751,8 +942,11 @@ impl Scheduler {
         let mut core = self.inner.core();
         let tasks = core.owned_by(plugin);
         for task in &tasks {
+            core.store_removal(*task);
             core.remove(*task, now);
         }
+        drop(core);
+        self.inner.tell();
         Ok(tasks.len())
     }
 
@@ -766,6 +960,20 @@ impl Scheduler {
         let snapshot = snapshot.ok_or_else(|| TaskError::NotFound(id.chars().take(128).collect()))?;
         let executor = self.inner.executors.name_of(snapshot.def.executor);
         Ok(snapshot.view(&executor))
+    }
+}
+
+fn in_memory() -> StoreStatus {
+    StoreStatus { kind: "memory".to_owned(), durable: false, healthy: true, last_error: None }
+}
+
+/// What a refusal of the store means for the caller.
+fn refused(id: &str, error: StoreError) -> TaskError {
+    match error {
+        StoreError::Exists(id) => TaskError::Exists(id),
+        StoreError::NotFound(id) => TaskError::NotFound(id),
+        StoreError::Fenced { .. } => TaskError::NotOwner(id.to_owned()),
+        other => TaskError::Store(other),
     }
 }
 
@@ -795,5 +1003,11 @@ fn cursor(page: &Page) -> Result<Option<u64>, TaskError> {
 impl std::fmt::Debug for Scheduler {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Scheduler").field("node", &self.inner.node).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for SchedulerBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SchedulerBuilder").field("node", &self.node).finish_non_exhaustive()
     }
 }

@@ -7,8 +7,9 @@ use super::{Core, NONE, Slot, flag};
 use crate::def::Def;
 use crate::error::TaskError;
 use crate::notice::NoticeKind;
-use crate::schedule::{Micros, NEVER, Schedule};
+use crate::schedule::{Micros, NEVER, Schedule, timestamp};
 use crate::spec::Overlap;
+use crate::store::Change;
 use crate::view::{RunOrigin, RunOutcome, TaskStatus};
 
 /// What an operator asks of a task.
@@ -47,7 +48,11 @@ pub(crate) enum Insert {
 
 impl Core {
     fn place(&self, id: &str) -> Result<u32, TaskError> {
-        self.find(id).ok_or_else(|| TaskError::NotFound(id.chars().take(128).collect()))
+        let found = self.find(id);
+        if found.is_none() && crate::id::is_task_id(id) {
+            self.check_owner(id)?;
+        }
+        found.ok_or_else(|| TaskError::NotFound(id.chars().take(128).collect()))
     }
 
     fn seen(&mut self, now: Micros) -> Micros {
@@ -71,9 +76,7 @@ impl Core {
 
     /// Takes a new task in.
     pub(crate) fn insert(&mut self, def: Arc<Def>, how: Insert, now: Micros) -> Result<u32, TaskError> {
-        if self.stopped {
-            return Err(TaskError::Stopped);
-        }
+        self.check_owner(&def.id)?;
         if self.find(&def.id).is_some() {
             return Err(TaskError::Exists(def.id.to_string()));
         }
@@ -336,9 +339,6 @@ impl Core {
         at: Micros,
         now: Micros,
     ) -> Result<u64, TaskError> {
-        if self.stopped {
-            return Err(TaskError::Stopped);
-        }
         let task = self.check(id, Action::Trigger)?;
         let Some(slot) = self.table.get(task) else { return Err(TaskError::NotFound(id.to_owned())) };
         if slot.flags & (flag::HELD | flag::SUSPENDED) != 0 {
@@ -360,6 +360,53 @@ impl Core {
         let (record, _) = self.begin(task, at, at, RunOrigin::Trigger, payload, now);
         self.settle(task);
         Ok(record)
+    }
+
+    /// What a replacement will come to, for the store.
+    pub(crate) fn preview_replace(
+        &self,
+        def: &Def,
+        if_version: Option<u64>,
+        now: Micros,
+    ) -> Result<Change, TaskError> {
+        let task = self.place(&def.id)?;
+        self.check_version(task, if_version)?;
+        self.check_edges(def)?;
+        let mut stored = self.stored(task).ok_or_else(|| TaskError::NotFound(def.id.to_string()))?;
+        let spec = def.to_spec(&self.executors.name_of(def.executor));
+        if stored.spec.schedule != spec.schedule {
+            stored.anchor = timestamp(now);
+            stored.state.fired = 0;
+        }
+        stored.spec = spec;
+        stored.version += 1;
+        stored.updated_at = timestamp(now);
+        stored.state.canceled = false;
+        Ok(Change::Replace(Box::new(stored)))
+    }
+
+    /// What a removal will come to, for the store.
+    pub(crate) fn preview_remove(&self, id: &str, if_version: Option<u64>) -> Result<Change, TaskError> {
+        let task = self.check_remove(id, if_version)?;
+        let incarnation = self.table.get(task).map_or(0, |slot| slot.created.unsigned_abs());
+        Ok(Change::Remove { id: id.to_owned(), incarnation })
+    }
+
+    /// What a control will come to, for the store.
+    pub(crate) fn preview_control(&self, id: &str, action: Action) -> Result<Change, TaskError> {
+        let task = self.place(id)?;
+        if action != Action::Pause {
+            self.check_action(task, action)?;
+        }
+        let incarnation = self.table.get(task).map_or(0, |slot| slot.created.unsigned_abs());
+        let mut state = self.state(task);
+        match action {
+            Action::Pause => state.paused = true,
+            Action::Resume => state.paused = false,
+            Action::Cancel => state.canceled = true,
+            Action::Trigger => {}
+        }
+        Ok(Change::State { id: id.to_owned(), incarnation, state })
     }
 
     /// Whether the plugin may insert or update this task.

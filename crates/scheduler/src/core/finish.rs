@@ -110,6 +110,7 @@ impl Core {
         }
         if active.task != NONE {
             self.after_end(active.task, outcome, error, started, at);
+            self.store_run(active.task, active.record);
         }
     }
 

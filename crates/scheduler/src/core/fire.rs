@@ -27,7 +27,7 @@ const LINE_UP_MAX: usize = 4096;
 impl Core {
     /// Takes up to `max` runs that are to start now. Tells whether there may be more.
     pub(crate) fn take(&mut self, now: Micros, max: usize, out: &mut Vec<Launch>) -> bool {
-        if !self.running {
+        if !self.running || self.is_held_up() {
             return false;
         }
         self.refresh_executors(now);

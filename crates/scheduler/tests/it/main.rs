@@ -4,6 +4,8 @@ mod controls;
 #[cfg(feature = "plugin")]
 mod plugin;
 mod policies;
+#[cfg(feature = "test-util")]
+mod ports;
 mod promises;
 mod runs;
 mod support;
