@@ -301,7 +301,7 @@ mod tests {
             ("GANTRY__PLUGINS__REDIS_CLUSTER__NODES", "[\"a\", \"b\"]"),
             ("GANTRY__DATA_DIR", "/var/lib/gantry"),
             ("GANTRY____X", "skipped"),
-            ("HOME", "/home/ada"),
+            ("HOME", "/var/empty"),
         ];
         let variables = set.map(|(k, v)| (k.to_owned(), v.to_owned()));
         let short = [("HTTP_PORT", "plugins.http.port"), ("APP_ENV", "env"), ("GO_ENV", "env")];
