@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use runtime::{SharedClock, SystemClock, Timestamp};
@@ -230,8 +229,8 @@ impl EventBus {
     pub fn stats(&self) -> BusStats {
         let (subscriptions, totals) = self.hub.totals();
         BusStats {
-            published: self.hub.table.published(),
-            refused: self.hub.refused.load(Ordering::Relaxed),
+            published: self.hub.published.sum(),
+            refused: self.hub.refused.sum(),
             subscriptions,
             history: self.hub.history.as_ref().map_or(0, History::len),
             totals,
@@ -256,13 +255,15 @@ impl EventBus {
         }
     }
 
-    /// Refuses new events, lets the handlers finish what waits, and cuts off at the deadline.
+    /// Refuses new events, lets the handlers finish what waits, and cuts off at the deadline. Streams end
+    /// once their readers have read what waits; nobody waits for that.
     pub async fn shutdown(&self, deadline: Duration) -> DrainReport {
         self.hub.close();
         let subscribers = self.hub.subscribers();
         for subscriber in &subscribers {
             self.hub.leave(subscriber);
         }
+        let subscribers: Vec<_> = subscribers.into_iter().filter(|s| !s.is_stream()).collect();
         let all_ended = async {
             for subscriber in &subscribers {
                 subscriber.ended.cancelled().await;
@@ -270,8 +271,7 @@ impl EventBus {
         };
         if tokio::time::timeout(deadline, all_ended).await.is_err() {
             for subscriber in &subscribers {
-                subscriber.member.stop();
-                subscriber.abort.abort();
+                subscriber.cut_off();
             }
         }
         let late = self.hub.tasks().shutdown(Duration::from_millis(200)).await;

@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 use crate::ack::FailureKind;
 use crate::handler::{EventHandler, HandlerError};
 use crate::hub::Hub;
-use crate::ring::{Entry, Found, MAX_SLOTS, Segment};
+use crate::ring::{CHUNK, Entry, Found, Hands};
 use crate::subscription::Subscriber;
 use crate::turn;
 
@@ -27,12 +27,13 @@ const TURN: Duration = Duration::from_micros(200);
 pub(crate) struct Reader {
     subscriber: Arc<Subscriber>,
     hub: Weak<Hub>,
-    /// How many events to take at once: as many as are handled within a turn.
+    hands: Hands,
+    /// How many events to handle before looking at the time: as many as fit well into a turn.
     batch: u64,
+    /// The cursor when the present batch began.
+    batch_first: u64,
     turn_began: Instant,
     batch_began: Instant,
-    /// The batch whose handlers run: its segment, its first entry, and the entry that is being handled.
-    in_hand: Option<(Arc<Segment>, u64, u64)>,
     finished: bool,
 }
 
@@ -55,21 +56,17 @@ pub(crate) async fn run<H: EventHandler>(handler: H, mut reader: Reader) {
 }
 
 async fn one_by_one<H: EventHandler>(handler: &H, reader: &mut Reader) {
-    while let Some((segment, mut until)) = reader.next().await {
-        let subscriber = reader.subscriber.clone();
+    while reader.fill().await {
+        let Reader { subscriber, hands, batch_first, batch, .. } = &*reader;
         let member = &subscriber.member;
-        let first = member.cursor();
-        let limit = first + reader.batch;
-        let mut number = first;
-        reader.in_hand = Some((segment.clone(), first, number));
+        let limit = batch_first + batch;
+        let mut cursor = *batch_first;
         let mut waited = false;
-        while number < until && !member.is_stopped() {
-            let Some(entry) = segment.get(number) else { break };
-            if let Some((_, _, in_hand)) = &mut reader.in_hand {
-                *in_hand = number;
-            }
-            number += 1;
-            member.advance(number);
+        while cursor < limit && !member.is_stopped() {
+            let Some(entry) = hands.current() else { break };
+            hands.next();
+            cursor += 1;
+            member.advance(cursor);
             let outcome = {
                 let mut call = pin!(handler.handle(&entry.event));
                 // Polled in place: a handler that is ready at once never leaves this loop.
@@ -77,7 +74,7 @@ async fn one_by_one<H: EventHandler>(handler: &H, reader: &mut Reader) {
                     Poll::Ready(outcome) => outcome,
                     Poll::Pending => {
                         waited = true;
-                        subscriber.ring.freed();
+                        subscriber.ring.freed_by(&subscriber.member);
                         call.await
                     }
                 }
@@ -89,45 +86,38 @@ async fn one_by_one<H: EventHandler>(handler: &H, reader: &mut Reader) {
                 // The policy may have moved us on meanwhile.
                 break;
             }
-            if number == until
-                && let Some(further) = subscriber.ring.further(member, &segment, limit)
-            {
-                until = further;
-            }
         }
-        reader.in_hand = None;
-        reader.batch_done(number - first, waited).await;
+        reader.batch_done(waited).await;
     }
 }
 
 async fn several<H: EventHandler>(handler: &H, reader: &mut Reader, concurrency: usize) {
     let mut running = FuturesUnordered::new();
     let mut open = true;
-    loop {
+    while open || !running.is_empty() {
         while open && running.len() < concurrency {
-            let taken = if running.is_empty() { reader.next().await } else { reader.next_now() };
-            let Some((segment, _)) = taken else {
-                open = !running.is_empty() && !reader.is_over();
+            if running.is_empty() {
+                open = reader.fill().await;
+            } else {
+                match reader.look(None) {
+                    Some(more) => open = more,
+                    None => break,
+                }
+            }
+            if !open {
                 break;
-            };
-            let member = reader.subscriber.member.clone();
-            let number = member.cursor();
-            member.advance(number + 1);
-            reader.subscriber.ring.freed();
+            }
+            let Some(entry) = reader.hands.current().cloned() else { break };
+            reader.hands.next();
+            let member = &reader.subscriber.member;
+            member.advance(member.cursor() + 1);
+            reader.subscriber.ring.freed_by(member);
             let began = Instant::now();
             running.push(async move {
-                let outcome = match segment.get(number) {
-                    Some(entry) => AssertUnwindSafe(handler.handle(&entry.event)).catch_unwind().await,
-                    None => Ok(Ok(())),
-                };
-                (segment, number, outcome, began.elapsed())
+                let call = AssertUnwindSafe(handler.handle(&entry.event)).catch_unwind();
+                let outcome = call.await;
+                (entry, outcome, began.elapsed())
             });
-        }
-        if running.is_empty() {
-            if open {
-                continue;
-            }
-            return;
         }
         // New events are looked for when a call ends and, where there is room, when one arrives.
         let ended = if open && running.len() < concurrency {
@@ -138,13 +128,11 @@ async fn several<H: EventHandler>(handler: &H, reader: &mut Reader, concurrency:
         } else {
             running.next().await
         };
-        if let Some((segment, number, outcome, busy)) = ended {
+        if let Some((entry, outcome, busy)) = ended {
             reader.count(1, busy);
-            if let Some(entry) = segment.get(number) {
-                match outcome {
-                    Ok(outcome) => reader.settle(entry, outcome),
-                    Err(panic) => reader.panicked(entry, &*panic),
-                }
+            match outcome {
+                Ok(outcome) => reader.settle(&entry, outcome),
+                Err(panic) => reader.panicked(&entry, &*panic),
             }
         }
     }
@@ -153,27 +141,35 @@ async fn several<H: EventHandler>(handler: &H, reader: &mut Reader, concurrency:
 impl Reader {
     pub(crate) fn new(subscriber: Arc<Subscriber>, hub: Weak<Hub>) -> Self {
         let now = Instant::now();
-        Self { subscriber, hub, batch: 8, turn_began: now, batch_began: now, in_hand: None, finished: false }
-    }
-
-    /// Waits for entries: a segment, and the number up to which it has them. They begin at the cursor.
-    async fn next(&mut self) -> Option<(Arc<Segment>, u64)> {
-        if let Some(found) = self.look(None) {
-            return found;
+        Self {
+            batch_first: subscriber.member.cursor(),
+            subscriber,
+            hub,
+            hands: Hands::default(),
+            batch: 8,
+            turn_began: now,
+            batch_began: now,
+            finished: false,
         }
-        let found = poll_fn(|cx| match self.look(Some(cx.waker())) {
-            Some(found) => Poll::Ready(found),
-            None => Poll::Pending,
-        })
-        .await;
-        self.batch_began = Instant::now();
-        self.turn_began = self.batch_began;
-        found
     }
 
-    /// Entries that are there now.
-    fn next_now(&mut self) -> Option<(Arc<Segment>, u64)> {
-        self.look(None).flatten()
+    /// Waits until there is an entry in its hands; false if there will be none any more.
+    async fn fill(&mut self) -> bool {
+        let found = match self.look(None) {
+            Some(found) => found,
+            None => {
+                let found = poll_fn(|cx| match self.look(Some(cx.waker())) {
+                    Some(found) => Poll::Ready(found),
+                    None => Poll::Pending,
+                })
+                .await;
+                self.batch_began = Instant::now();
+                self.turn_began = self.batch_began;
+                found
+            }
+        };
+        self.batch_first = self.subscriber.member.cursor();
+        found
     }
 
     /// Waits until there may be something to look at.
@@ -185,40 +181,43 @@ impl Reader {
         .await;
     }
 
-    fn is_over(&self) -> bool {
-        let Subscriber { ring, member, .. } = &*self.subscriber;
-        member.is_stopped() || (member.has_left() && ring.depth(member) == 0)
-    }
-
-    /// Nothing: not yet. `Some(None)`: never again.
-    #[expect(clippy::option_option, reason = "the two absences differ, and a type for it says no more")]
-    fn look(&self, waker: Option<&std::task::Waker>) -> Option<Option<(Arc<Segment>, u64)>> {
-        let Subscriber { ring, member, .. } = &*self.subscriber;
+    /// Whether there is an entry in its hands, taken from the ring if need be; nothing: not yet.
+    fn look(&mut self, waker: Option<&std::task::Waker>) -> Option<bool> {
+        let Self { subscriber, hands, hub, .. } = self;
+        let Subscriber { ring, member, .. } = &**subscriber;
         if member.is_stopped() {
-            return Some(None);
+            return Some(false);
         }
-        match ring.read(member, self.batch, waker, &mut |entry| self.passed_over(entry)) {
-            Found::Entries(segment, until) => Some(Some((segment, until))),
+        if !hands.is_empty() {
+            ring.skip_late(member, hands, &mut |entry| subscriber.passed_over(entry));
+            if !hands.is_empty() {
+                return Some(true);
+            }
+        }
+        hands.clear();
+        match ring.read(member, hands, waker, &mut |entry| subscriber.passed_over(entry)) {
+            Found::Entries => Some(true),
             Found::Nothing => None,
-            Found::End => Some(None),
+            Found::End => Some(false),
             Found::TooLate => {
                 warn!(
-                    subscription = %self.subscriber.name,
-                    capacity = self.subscriber.options.capacity,
+                    subscription = %subscriber.name,
+                    capacity = subscriber.options.capacity,
                     "subscription fell behind and is disconnected"
                 );
                 member.stop();
-                if let Some(hub) = self.hub.upgrade() {
-                    hub.leave(&self.subscriber);
+                if let Some(hub) = hub.upgrade() {
+                    hub.leave(subscriber);
                 }
-                Some(None)
+                Some(false)
             }
         }
     }
 
     /// Counts a batch, sizes the next, and lets others have the thread when the turn is over.
-    async fn batch_done(&mut self, calls: u64, waited: bool) {
-        self.subscriber.ring.freed();
+    async fn batch_done(&mut self, waited: bool) {
+        let calls = self.subscriber.member.cursor() - self.batch_first;
+        self.subscriber.ring.freed_by(&self.subscriber.member);
         let now = Instant::now();
         let busy = now.saturating_duration_since(self.batch_began);
         self.count(calls, busy);
@@ -231,7 +230,7 @@ impl Reader {
         }
         let ns = |span: Duration| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
         let fitting = ns(TURN) / 4 / (ns(busy) / calls.max(1)).max(1);
-        self.batch = fitting.clamp(1, MAX_SLOTS as u64).min(self.batch.saturating_mul(2));
+        self.batch = fitting.clamp(1, CHUNK as u64).min(self.batch.saturating_mul(2));
         if now.saturating_duration_since(self.turn_began) >= TURN {
             turn::yield_now().await;
             self.batch_began = Instant::now();
@@ -266,13 +265,12 @@ impl Reader {
     }
 
     fn in_hand_panicked(&mut self, panic: &(dyn Any + Send)) {
-        if let Some((segment, first, number)) = self.in_hand.take()
-            && let Some(entry) = segment.get(number)
-        {
-            self.count(number + 1 - first, self.batch_began.elapsed());
+        let calls = self.subscriber.member.cursor() - self.batch_first;
+        self.count(calls, self.batch_began.elapsed());
+        if let Some(entry) = self.hands.last() {
             self.panicked(entry, panic);
         }
-        self.subscriber.ring.freed();
+        self.subscriber.ring.freed_by(&self.subscriber.member);
         self.batch_began = Instant::now();
     }
 
@@ -291,25 +289,11 @@ impl Reader {
         }
     }
 
-    fn passed_over(&self, entry: &Entry) {
-        if let Some(ack) = &entry.ack {
-            ack.failed(self.subscriber.id, &self.subscriber.name, FailureKind::Dropped);
-        }
-    }
-
     fn finish(&mut self) {
         if std::mem::replace(&mut self.finished, true) {
             return;
         }
-        if let Some(hub) = self.hub.upgrade() {
-            hub.leave(&self.subscriber);
-        }
-        let discarded = self.subscriber.member.discard(&mut |entry| self.passed_over(entry));
-        self.subscriber.counters.discarded.fetch_add(discarded, Ordering::Relaxed);
-        if let Some(hub) = self.hub.upgrade() {
-            hub.forget(&self.subscriber);
-        }
-        self.subscriber.ended.cancel();
+        self.subscriber.finish(&self.hub, &mut self.hands);
     }
 }
 

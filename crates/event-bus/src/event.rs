@@ -122,6 +122,7 @@ impl Event {
 
     /// Its type.
     #[must_use]
+    #[inline]
     pub fn topic(&self) -> &Topic {
         &self.inner.topic
     }
@@ -201,6 +202,7 @@ impl Event {
         &self.inner.payload
     }
 
+    #[inline]
     pub(crate) fn reply_slot(&self) -> Option<&ReplySlot> {
         self.inner.reply.as_ref()
     }

@@ -73,25 +73,22 @@ pub(crate) struct History {
     max_bytes: usize,
 }
 
-#[derive(Default)]
-struct Kept {
-    events: VecDeque<Event>,
-    bytes: usize,
+/// The history, held.
+pub(crate) struct Open<'a> {
+    kept: MutexGuard<'a, Kept>,
+    history: &'a History,
 }
 
-impl History {
-    pub(crate) fn new(max_events: usize, max_bytes: usize) -> Self {
-        Self { kept: Mutex::default(), max_events, max_bytes }
-    }
-
+impl Open<'_> {
     /// Keeps an event; answers those that had to go, to be dropped where no lock is held.
-    pub(crate) fn push(&self, event: &Event) -> (Option<Event>, Vec<Event>) {
-        let mut kept = self.kept();
+    pub(crate) fn push(&mut self, event: Event) -> (Option<Event>, Vec<Event>) {
+        let (kept, history) = (&mut *self.kept, self.history);
         kept.bytes += event.data_bytes() + EVENT_BYTES;
-        kept.events.push_back(event.clone());
+        kept.events.push_back(event);
         let mut first = None;
         let mut more = Vec::new();
-        while kept.events.len() > self.max_events || (kept.bytes > self.max_bytes && kept.events.len() > 1) {
+        let over = |kept: &Kept| kept.events.len() > history.max_events || kept.bytes > history.max_bytes;
+        while over(kept) && kept.events.len() > 1 {
             let Some(gone) = kept.events.pop_front() else { break };
             kept.bytes -= gone.data_bytes() + EVENT_BYTES;
             // As a rule one goes for one that comes, which then costs no allocation.
@@ -103,28 +100,34 @@ impl History {
         (first, more)
     }
 
+    /// See [`History::select`].
+    pub(crate) fn select(&self, filter: &HistoryFilter) -> (Vec<Event>, bool) {
+        select(&self.kept.events, filter)
+    }
+}
+
+#[derive(Default)]
+struct Kept {
+    events: VecDeque<Event>,
+    bytes: usize,
+}
+
+impl History {
+    pub(crate) fn new(max_events: usize, max_bytes: usize) -> Self {
+        Self { kept: Mutex::default(), max_events, max_bytes }
+    }
+
+    /// Holds the history, so that what is pushed and what else happens look like one step.
+    pub(crate) fn open(&self) -> Open<'_> {
+        Open { kept: self.kept(), history: self }
+    }
+
     /// The events that the filter takes, oldest first, and whether the one that `since` names is known (or
     /// none was named).
     pub(crate) fn select(&self, filter: &HistoryFilter) -> (Vec<Event>, bool) {
-        let kept: Vec<Event> = self.kept().events.iter().cloned().collect();
-        let (from, known) = match &filter.since {
-            None => (0, true),
-            Some(Since::Id(id)) => match kept.iter().rposition(|event| event.id() == id) {
-                Some(at) => (at + 1, true),
-                None => (0, false),
-            },
-            Some(Since::Time(_)) => (0, true),
-        };
-        let fits = |event: &&Event| match &filter.since {
-            Some(Since::Time(since)) => event.time() >= *since && filter.takes(event),
-            _ => filter.takes(event),
-        };
-        let mut events: Vec<Event> = kept[from..].iter().filter(fits).cloned().collect();
-        if let Some(limit) = filter.limit {
-            let surplus = events.len().saturating_sub(limit);
-            events.drain(..surplus);
-        }
-        (events, known)
+        // Copied first: it is a counter each, and publishers wait meanwhile.
+        let events = self.kept().events.clone();
+        select(&events, filter)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -135,6 +138,26 @@ impl History {
         // No foreign code runs under the lock.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn select(kept: &VecDeque<Event>, filter: &HistoryFilter) -> (Vec<Event>, bool) {
+    let (from, known) = match &filter.since {
+        Some(Since::Id(id)) => match kept.iter().rposition(|event| event.id() == id) {
+            Some(at) => (at + 1, true),
+            None => (0, false),
+        },
+        None | Some(Since::Time(_)) => (0, true),
+    };
+    let fits = |event: &&Event| match &filter.since {
+        Some(Since::Time(since)) => event.time() >= *since && filter.takes(event),
+        _ => filter.takes(event),
+    };
+    let mut events: Vec<Event> = kept.iter().skip(from).filter(fits).cloned().collect();
+    if let Some(limit) = filter.limit {
+        let surplus = events.len().saturating_sub(limit);
+        events.drain(..surplus);
+    }
+    (events, known)
 }
 
 #[cfg(test)]
@@ -154,7 +177,7 @@ mod tests {
         let history = History::new(3, usize::MAX);
         let events: Vec<_> = ["a", "b.x", "c", "b.y"].iter().map(|t| event(t, json!(null))).collect();
         for event in &events {
-            drop(history.push(event));
+            drop(history.open().push(event.clone()));
         }
         let ids = |filter: &HistoryFilter| -> Vec<_> {
             history.select(filter).0.iter().map(|event| event.topic().to_string()).collect()
@@ -173,10 +196,10 @@ mod tests {
     fn promise_8_history_is_bounded_in_bytes_too() {
         let history = History::new(1000, 10 * (EVENT_BYTES + 100));
         for _ in 0..100 {
-            drop(history.push(&event("a", json!("x".repeat(98)))));
+            drop(history.open().push(event("a", json!("x".repeat(98)))));
         }
         assert_eq!(history.len(), 10);
-        drop(history.push(&event("a", json!("x".repeat(100_000)))));
+        drop(history.open().push(event("a", json!("x".repeat(100_000)))));
         assert_eq!(history.len(), 1, "the newest is kept whatever its size");
     }
 }

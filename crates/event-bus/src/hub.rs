@@ -2,24 +2,26 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use futures_util::future::{AbortHandle, AbortRegistration, Abortable};
-use runtime::{CancellationToken, SharedClock, TaskOwner};
+use futures_util::future::{AbortHandle, Abortable};
+use runtime::{SharedClock, TaskOwner};
 use tokio::runtime::Handle;
 
 use crate::ack::AckTicket;
 use crate::bus::Limits;
+use crate::counter::Counter;
 use crate::dispatch::Reader;
 use crate::event::Event;
 use crate::history::History;
 use crate::options::{Overflow, SubscribeOptions};
 use crate::pattern::Pattern;
-use crate::ring::{Entry, Pushed, Ring, RingClass, Wakes};
-use crate::subscribe::{Start, SubscribeError, SubscriptionSpec};
-use crate::subscription::{Counters, Subscriber, SubscriptionId, SubscriptionStats};
-use crate::table::{Edit, Table, exact_topic};
+use crate::publish::Published;
+use crate::ring::{self, Entry, Garbage, Held, Push, Refused, Ring, RingClass, Wakes};
+use crate::subscribe::{SubscribeError, SubscriptionSpec};
+use crate::subscription::{Subscriber, SubscriptionId, SubscriptionStats};
+use crate::table::Table;
 
 /// See the module's text.
 pub(crate) struct Hub {
@@ -28,7 +30,8 @@ pub(crate) struct Hub {
     pub(crate) limits: Limits,
     pub(crate) history: Option<History>,
     pub(crate) table: Table,
-    pub(crate) refused: AtomicU64,
+    pub(crate) published: Counter,
+    pub(crate) refused: Counter,
     handle: Option<Handle>,
     tasks: TaskOwner,
     closed: AtomicBool,
@@ -43,18 +46,6 @@ struct Registry {
     next_id: u64,
     /// The counts of subscriptions that have ended.
     retired: SubscriptionStats,
-}
-
-/// What an attempt to publish came to.
-pub(crate) enum Attempt {
-    Done {
-        /// Subscriptions that have the event.
-        delivered_to: usize,
-        /// Subscriptions that had no room for it.
-        missed: usize,
-    },
-    /// Nothing was done, since a subscription that must not miss the event has no room in this ring.
-    Full(Arc<Ring>),
 }
 
 impl Hub {
@@ -75,7 +66,8 @@ impl Hub {
             limits,
             history,
             table: Table::new(),
-            refused: AtomicU64::new(0),
+            published: Counter::default(),
+            refused: Counter::default(),
             handle,
             tasks,
             closed: AtomicBool::new(false),
@@ -83,56 +75,53 @@ impl Hub {
         })
     }
 
-    /// Puts the event into the ring of every subscription that takes it, in one step. A ring whose members
-    /// must not miss it and that has no room is left out if `may_miss`; else nothing is done.
-    pub(crate) fn attempt(&self, event: &Event, ack: Option<&Arc<AckTicket>>, may_miss: bool) -> Attempt {
-        let mut wakes = spare_wakes();
-        let entry = || Entry { event: event.clone(), ack: ack.cloned() };
-        let lookup = self.table.look_up(event.topic());
-        let (mut delivered_to, mut missed) = (0, 0);
-        if let Some(route) = lookup.route() {
-            match &*route.gated {
-                [] => {}
-                gated if may_miss => {
-                    for ring in gated {
-                        match ring.push(entry(), &mut wakes) {
-                            Pushed::To(members) => delivered_to += members,
-                            Pushed::Full => missed += ring.miss(),
-                        }
-                    }
-                }
-                [ring] => match ring.push(entry(), &mut wakes) {
-                    Pushed::To(members) => delivered_to += members,
-                    Pushed::Full => return Attempt::Full(ring.clone()),
-                },
-                gated => match Ring::push_all(gated, entry, &mut wakes) {
-                    Ok(members) => delivered_to += members,
-                    Err(full) => return Attempt::Full(full.clone()),
-                },
-            }
-            for ring in &route.free {
-                match ring.push(entry(), &mut wakes) {
-                    Pushed::To(members) => delivered_to += members,
-                    Pushed::Full => missed += ring.miss(),
+    /// Puts the event into the ring of every subscription that takes it, in one step. Where a member must
+    /// not miss it and has no room, nothing is done, or, if `may_miss`, the member misses it.
+    pub(crate) fn attempt(
+        &self,
+        event: Event,
+        ack: Option<Arc<AckTicket>>,
+        may_miss: bool,
+    ) -> Result<Published, (Event, Option<Arc<AckTicket>>, Refused)> {
+        let mut push = Push { may_miss, wakes: spare_wakes(), ..Push::default() };
+        let mut entry = Entry { event, ack };
+        // Held before the rings are, so that a stream that begins sees one and the same moment of both.
+        let mut kept = self.history.as_ref().map(History::open);
+        let event = kept.as_ref().map(|_| entry.event.clone());
+        loop {
+            let outcome = self.table.with_route(
+                entry,
+                |entry| entry.event.topic(),
+                |entry, route, current| ring::push(&route.rings, entry, &mut push, || current.holds()),
+            );
+            match outcome {
+                Ok(()) => break,
+                Err((Refused::Stale, back)) if !self.is_closed() => entry = back,
+                Err((refused, Entry { event, ack })) => {
+                    drop(kept);
+                    return Err((event, ack, refused));
                 }
             }
         }
-        let forgotten = self.history.as_ref().map(|history| history.push(event));
-        drop(lookup);
-        // Both may run foreign code, which must find no lock held.
+        let forgotten = kept.take().zip(event).map(|(mut kept, event)| kept.push(event));
+        self.published.count();
+        let Push { delivered_to, missed, wakes, garbage, .. } = push;
+        // All three may run foreign code, which must find no lock held.
         drop(forgotten);
+        drop(garbage);
         wake(wakes);
-        Attempt::Done { delivered_to, missed }
+        Ok(Published { delivered_to, missed })
     }
 
+    #[inline]
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// Refuses events from now on. When it returns, none is on its way into a ring.
+    /// Refuses events from now on. One that is on its way finds its route out of date and is refused, too.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        drop(self.table.edit_all());
+        self.table.all_changed();
     }
 
     /// Ends subscriptions and begins others in one step: an event goes to those that end or to those that
@@ -142,11 +131,35 @@ impl Hub {
         remove: &[SubscriptionId],
         add: Vec<SubscriptionSpec>,
     ) -> Result<Vec<Arc<Subscriber>>, SubscribeError> {
-        for spec in &add {
-            spec.options.check()?;
-        }
         if self.handle.is_none() && !add.is_empty() && Handle::try_current().is_err() {
             return Err(SubscribeError::NoRuntime);
+        }
+        let (mut patterns, mut starts) = (Vec::new(), Vec::new());
+        for SubscriptionSpec { pattern, options, start } in add {
+            patterns.push((pattern, options));
+            starts.push(start);
+        }
+        let joined = self.change_members(remove, patterns)?;
+        for (subscriber, start) in joined.iter().zip(starts) {
+            let work = start(Reader::new(subscriber.clone(), Arc::downgrade(self)));
+            let (abort, registration) = AbortHandle::new_pair();
+            // Just made: nobody has set it before.
+            let _ = subscriber.abort.set(abort);
+            self.tasks.spawn(&*subscriber.name, async move {
+                let _ = Abortable::new(work, registration).await;
+            });
+        }
+        Ok(joined)
+    }
+
+    /// [`Hub::change`] without tasks.
+    pub(crate) fn change_members(
+        &self,
+        remove: &[SubscriptionId],
+        add: Vec<(Pattern, SubscribeOptions)>,
+    ) -> Result<Vec<Arc<Subscriber>>, SubscribeError> {
+        for (_, options) in &add {
+            options.check()?;
         }
         let mut registry = self.registry();
         if self.is_closed() {
@@ -161,79 +174,71 @@ impl Hub {
                 None => return Err(SubscribeError::Unknown(*id)),
             }
         }
-        let count = registry.subscribers.len() - leaving.len() + add.len();
-        if count > self.limits.subscriptions {
+        if registry.subscribers.len() + add.len() > self.limits.subscriptions + leaving.len() {
             return Err(SubscribeError::TooMany(self.limits.subscriptions));
         }
-        let mut wakes = Wakes::new();
-        let mut edit = registry.edit_for(&self.table, &leaving, &add);
-        for subscriber in &leaving {
-            registry.take_out(subscriber, edit.as_mut(), &mut wakes);
-        }
-        let mut joined = Vec::with_capacity(add.len());
-        for spec in add {
-            let (subscriber, start, registration) = registry.put_in(spec, edit.as_mut());
-            joined.push((subscriber, start, registration));
-        }
-        drop(edit);
-        drop(registry);
-        wake(wakes);
-        Ok(joined
+        // New rings are written to from now on by those who find them, and have no members yet.
+        let joining: Vec<_> = add
             .into_iter()
-            .map(|(subscriber, start, registration)| {
-                let work = start(Reader::new(subscriber.clone(), Arc::downgrade(self)));
-                let name = subscriber.name.to_string();
-                self.tasks.spawn(name, async move {
-                    let _ = Abortable::new(work, registration).await;
-                });
-                subscriber
+            .map(|(pattern, options)| {
+                registry.next_id += 1;
+                let id = SubscriptionId(registry.next_id);
+                let ring = registry.ring(&self.table, &pattern, &options, id);
+                (id, pattern, options, ring)
             })
-            .collect())
-    }
-
-    /// A membership without a task, for a stream, and what `history` had at that very moment.
-    pub(crate) fn tap(
-        self: &Arc<Self>,
-        spec: SubscriptionSpec,
-        history: &mut dyn FnMut(&History),
-    ) -> Result<Arc<Subscriber>, SubscribeError> {
-        spec.options.check()?;
-        let mut registry = self.registry();
-        if self.is_closed() {
-            return Err(SubscribeError::Closed);
+            .collect();
+        let (mut wakes, mut garbage) = (Wakes::new(), Garbage::new());
+        let rings = leaving.iter().map(|subscriber| &subscriber.ring);
+        let mut held = Held::new(rings.chain(joining.iter().map(|(_, _, _, ring)| ring)));
+        for subscriber in &leaving {
+            if let Some(log) = held.log(&subscriber.ring) {
+                log.leave(&subscriber.member, &mut wakes, &mut garbage);
+            }
         }
-        if registry.subscribers.len() >= self.limits.subscriptions {
-            return Err(SubscribeError::TooMany(self.limits.subscriptions));
+        let mut joined = Vec::with_capacity(joining.len());
+        for (id, pattern, options, ring) in &joining {
+            let Some(log) = held.log(ring) else { continue };
+            let member = log.join(options.overflow, options.capacity);
+            let place = (pattern.clone(), options.clone(), ring.clone());
+            joined.push(Arc::new(Subscriber::new(*id, place, member)));
         }
-        let mut edit = Some(self.table.edit_all());
-        if let Some(kept) = &self.history {
-            history(kept);
+        for pattern in leaving.iter().map(|s| &s.pattern).chain(joined.iter().map(|s| &s.pattern)) {
+            self.table.changed(pattern);
         }
-        let (subscriber, _, _) = registry.put_in(spec, edit.as_mut());
-        Ok(subscriber)
+        held.release();
+        for subscriber in &leaving {
+            registry.clean_up(&self.table, subscriber);
+        }
+        registry.subscribers.extend(joined.iter().map(|subscriber| (subscriber.id, subscriber.clone())));
+        drop(registry);
+        drop(garbage);
+        wake(wakes);
+        Ok(joined)
     }
 
     /// Ends a subscription: no event that is published from now on goes to it.
-    pub(crate) fn leave(&self, subscriber: &Arc<Subscriber>) {
-        let mut wakes = Wakes::new();
-        {
-            let mut registry = self.registry();
-            if !subscriber.member.has_left() {
-                let leaving = std::slice::from_ref(subscriber);
-                let mut edit = registry.edit_for(&self.table, leaving, &[]);
-                registry.take_out(subscriber, edit.as_mut(), &mut wakes);
-                drop(edit);
-            }
+    pub(crate) fn leave(&self, subscriber: &Subscriber) {
+        let mut registry = self.registry();
+        if subscriber.member.end().is_some() {
+            return;
         }
+        let (mut wakes, mut garbage) = (Wakes::new(), Garbage::new());
+        let mut held = Held::new([&subscriber.ring]);
+        if let Some(log) = held.log(&subscriber.ring) {
+            log.leave(&subscriber.member, &mut wakes, &mut garbage);
+        }
+        held.release();
+        registry.clean_up(&self.table, subscriber);
+        drop(registry);
+        drop(garbage);
         wake(wakes);
     }
 
     /// Takes a subscription whose reader has ended off the list, and keeps its counts.
-    pub(crate) fn forget(&self, subscriber: &Arc<Subscriber>) {
+    pub(crate) fn forget(&self, subscriber: &Subscriber) {
         let mut registry = self.registry();
         if registry.subscribers.remove(&subscriber.id).is_some() {
-            let stats = subscriber.stats();
-            registry.retired.add(&stats);
+            registry.retired.add(&subscriber.stats());
         }
     }
 
@@ -269,104 +274,56 @@ impl Hub {
 
 impl Drop for Hub {
     fn drop(&mut self) {
-        // Nobody can publish any more; what waits could still be handled, but by whom it would be waited
-        // for is gone as well.
-        let subscribers: Vec<_> = self.registry().subscribers.values().cloned().collect();
-        let mut wakes = Wakes::new();
-        for subscriber in subscribers {
+        // Nobody can publish any more; what waits could still be handled, but whoever would wait for that
+        // is gone as well.
+        for subscriber in self.subscribers() {
             subscriber.member.stop();
-            subscriber.ring.leave(&subscriber.member, &mut wakes);
+            self.leave(&subscriber);
         }
-        wake(wakes);
     }
 }
 
 impl Registry {
-    /// Holds as much of the table as the change needs: nothing if it touches no ring that others find by
-    /// topic, one shard if it touches one topic, all if it must look like one step.
-    fn edit_for<'a>(
-        &self,
-        table: &'a Table,
-        leaving: &[Arc<Subscriber>],
-        add: &[SubscriptionSpec],
-    ) -> Option<Edit<'a>> {
-        let pattern = match (leaving, add) {
-            ([], [spec]) => &spec.pattern,
-            ([subscriber], []) => &subscriber.pattern,
-            ([], []) => return None,
-            _ => return Some(table.edit_all()),
-        };
-        let changes_table = match (leaving, add) {
-            ([subscriber], _) => subscriber.ring.members() <= 1,
-            (_, [spec]) => class_of(&spec.options, 0)
-                .is_none_or(|class| !self.rings.contains_key(&(spec.pattern.clone(), class))),
-            _ => true,
-        };
-        match exact_topic(pattern) {
-            _ if !changes_table => None,
-            Some(topic) => Some(table.edit_topic(&topic)),
-            None => Some(table.edit_all()),
-        }
-    }
-
-    fn put_in(
+    /// The ring that a subscription shares or has for itself; one is made and found by topic from now on,
+    /// if there is none.
+    fn ring(
         &mut self,
-        spec: SubscriptionSpec,
-        edit: Option<&mut Edit<'_>>,
-    ) -> (Arc<Subscriber>, Start, AbortRegistration) {
-        self.next_id += 1;
-        let id = SubscriptionId(self.next_id);
-        let SubscriptionSpec { pattern, options, start } = spec;
-        let class = class_of(&options, id.0).unwrap_or(RingClass::Own(id.0));
-        let key = (pattern.clone(), class);
-        let ring = match self.rings.get(&key) {
-            Some(ring) => ring.clone(),
-            None => {
-                let ring = Arc::new(Ring::new(id.0, class));
-                if let Some(edit) = edit {
-                    edit.insert(&pattern, &ring);
-                }
-                self.rings.insert(key, ring.clone());
-                ring
-            }
-        };
-        let member = ring.join(options.overflow, options.capacity as u64);
-        let (abort, registration) = AbortHandle::new_pair();
-        let subscriber = Arc::new(Subscriber {
-            id,
-            name: options.name.as_deref().unwrap_or(pattern.as_str()).into(),
-            pattern,
-            options,
-            ring,
-            member,
-            counters: Counters::default(),
-            ended: CancellationToken::new(),
-            abort,
-        });
-        self.subscribers.insert(id, subscriber.clone());
-        (subscriber, start, registration)
+        table: &Table,
+        pattern: &Pattern,
+        options: &SubscribeOptions,
+        id: SubscriptionId,
+    ) -> Arc<Ring> {
+        let key = (pattern.clone(), class_of(options, id));
+        if let Some(ring) = self.rings.get(&key) {
+            return ring.clone();
+        }
+        let ring = Arc::new(Ring::new(id.0, key.1));
+        table.insert(pattern, &ring);
+        self.rings.insert(key, ring.clone());
+        ring
     }
 
-    /// The subscriber stays on the list until its reader has ended.
-    fn take_out(&mut self, subscriber: &Subscriber, edit: Option<&mut Edit<'_>>, wakes: &mut Wakes) {
-        let left = subscriber.ring.leave(&subscriber.member, wakes);
-        if left == 0 {
-            let class =
-                class_of(&subscriber.options, subscriber.id.0).unwrap_or(RingClass::Own(subscriber.id.0));
-            self.rings.remove(&(subscriber.pattern.clone(), class));
-            if let Some(edit) = edit {
-                edit.remove(&subscriber.pattern, &subscriber.ring);
-            }
+    /// Takes the ring of a subscriber that has left out of the table, if it was the last. The subscriber
+    /// itself stays on the list until its reader has ended.
+    fn clean_up(&mut self, table: &Table, subscriber: &Subscriber) {
+        if subscriber.ring.members() > 0 {
+            return;
+        }
+        let key = (subscriber.pattern.clone(), class_of(&subscriber.options, subscriber.id));
+        if self.rings.get(&key).is_some_and(|ring| Arc::ptr_eq(ring, &subscriber.ring)) {
+            self.rings.remove(&key);
+            table.remove(&subscriber.pattern, &subscriber.ring);
+            table.changed(&subscriber.pattern);
         }
     }
 }
 
-/// Which ring of its pattern a subscription shares; nothing if it has one of its own.
-fn class_of(options: &SubscribeOptions, own: u64) -> Option<RingClass> {
+/// Which ring of its pattern a subscription goes to.
+fn class_of(options: &SubscribeOptions, id: SubscriptionId) -> RingClass {
     match options.overflow {
-        Overflow::Block => Some(RingClass::Gated),
-        Overflow::DropOldest | Overflow::Disconnect => Some(RingClass::Free),
-        Overflow::DropNewest => (own != 0).then_some(RingClass::Own(own)),
+        Overflow::Block => RingClass::Gated,
+        Overflow::DropOldest | Overflow::Disconnect => RingClass::Free,
+        Overflow::DropNewest => RingClass::Own(id.0),
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod ack;
 mod bus;
+mod counter;
 mod dispatch;
 mod event;
 mod handler;
@@ -14,6 +15,7 @@ mod pattern;
 mod publish;
 mod reply;
 mod ring;
+mod stream;
 mod subscribe;
 mod subscription;
 mod table;
@@ -31,6 +33,7 @@ pub use options::{
 pub use pattern::{Pattern, PatternError};
 pub use publish::{PublishError, Published, RequestError};
 pub use reply::{CORRELATION_ID, ReplyError};
+pub use stream::{EventStream, StreamItem};
 pub use subscribe::{SubscribeError, SubscriptionSpec};
 pub use subscription::{Subscription, SubscriptionId, SubscriptionInfo, SubscriptionStats};
 pub use topic::{MAX_TOPIC_BYTES, Topic, TopicError};

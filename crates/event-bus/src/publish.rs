@@ -1,6 +1,6 @@
 //! Publishing.
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -8,8 +8,8 @@ use serde_json::Value;
 use crate::ack::{Ack, AckTicket, DeliveryReport};
 use crate::bus::EventBus;
 use crate::event::{Event, EventError};
-use crate::hub::Attempt;
 use crate::reply::ReplySlot;
+use crate::ring::Refused;
 use crate::topic::Topic;
 use crate::turn;
 
@@ -74,7 +74,7 @@ impl EventBus {
     pub async fn publish(&self, event: Event) -> Result<Published, PublishError> {
         // A loop that publishes must let those who handle the events have the thread.
         turn::after_publish().await;
-        self.enqueue(&event, None).await
+        self.enqueue(event, None).await
     }
 
     /// As [`EventBus::publish`] and never waits: a subscription with the policy `block` that has no room
@@ -85,11 +85,11 @@ impl EventBus {
     /// As there.
     pub fn try_publish(&self, event: Event) -> Result<Published, PublishError> {
         self.admit(&event)?;
-        match self.hub.attempt(&event, None, true) {
-            Attempt::Done { delivered_to, missed } => Ok(Published { delivered_to, missed }),
-            // Not answered where events may be missed.
-            Attempt::Full(_) => Ok(Published::default()),
-        }
+        // Nothing is refused for want of room where events may be missed.
+        self.hub.attempt(event, None, true).map_err(|_| {
+            self.count_refusal();
+            PublishError::Closed
+        })
     }
 
     /// Builds an event whose source is the bus's, and publishes it without waiting.
@@ -115,7 +115,7 @@ impl EventBus {
     ) -> Result<DeliveryReport, PublishError> {
         let (ack, ticket) = Ack::new();
         let work = async {
-            let published = self.enqueue(&event, Some(ticket)).await?;
+            let published = self.enqueue(event, Some(ticket)).await?;
             ack.expect(published.delivered_to);
             ack.done().await;
             Ok(())
@@ -163,7 +163,7 @@ impl EventBus {
         let (ack, ticket) = Ack::new();
         let mut answers = Answers { answers: Vec::new(), report: None };
         let work = async {
-            let published = self.enqueue(&event, Some(ticket)).await?;
+            let published = self.enqueue(event, Some(ticket)).await?;
             if published.delivered_to == 0 {
                 return Err(RequestError::NobodyListens(topic));
             }
@@ -190,16 +190,22 @@ impl EventBus {
         }
     }
 
-    async fn enqueue(
-        &self,
-        event: &Event,
-        ticket: Option<std::sync::Arc<AckTicket>>,
-    ) -> Result<Published, PublishError> {
+    #[inline]
+    async fn enqueue(&self, event: Event, ack: Option<Arc<AckTicket>>) -> Result<Published, PublishError> {
+        self.admit(&event)?;
+        let mut refused = match self.hub.attempt(event, ack, false) {
+            Ok(published) => return Ok(published),
+            Err(refused) => refused,
+        };
         loop {
-            self.admit(event)?;
-            match self.hub.attempt(event, ticket.as_ref(), false) {
-                Attempt::Done { delivered_to, missed } => return Ok(Published { delivered_to, missed }),
-                Attempt::Full(ring) => ring.wait_for_room().await,
+            let (event, ack, reason) = refused;
+            if let Refused::Full(ring) = reason {
+                ring.wait_for_room().await;
+            }
+            self.admit(&event)?;
+            match self.hub.attempt(event, ack, false) {
+                Ok(published) => return Ok(published),
+                Err(again) => refused = again,
             }
         }
     }
@@ -218,7 +224,7 @@ impl EventBus {
     }
 
     fn count_refusal(&self) {
-        self.hub.refused.fetch_add(1, Ordering::Relaxed);
+        self.hub.refused.count();
     }
 }
 

@@ -2,17 +2,18 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use futures_util::future::AbortHandle;
 use runtime::{CancellationToken, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::ack::FailureKind;
 use crate::hub::Hub;
 use crate::options::{Overflow, SubscribeOptions};
 use crate::pattern::Pattern;
-use crate::ring::{Member, Ring};
+use crate::ring::{Entry, Hands, Member, Ring};
 
 /// What a subscription is known by, unique within its bus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -106,7 +107,8 @@ pub(crate) struct Subscriber {
     pub(crate) counters: Counters,
     /// Cancelled once its reader has ended and its handler is gone.
     pub(crate) ended: CancellationToken,
-    pub(crate) abort: AbortHandle,
+    /// Set once its task exists.
+    pub(crate) abort: OnceLock<AbortHandle>,
 }
 
 #[derive(Default)]
@@ -118,7 +120,65 @@ pub(crate) struct Counters {
     pub(crate) busy_ns: AtomicU64,
 }
 
+impl Counters {
+    pub(crate) fn count_delivery(&self) {
+        self.delivered.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 impl Subscriber {
+    pub(crate) fn new(
+        id: SubscriptionId,
+        (pattern, options, ring): (Pattern, SubscribeOptions, Arc<Ring>),
+        member: Arc<Member>,
+    ) -> Self {
+        Self {
+            id,
+            name: options.name.as_deref().unwrap_or(pattern.as_str()).into(),
+            pattern,
+            options,
+            ring,
+            member,
+            counters: Counters::default(),
+            ended: CancellationToken::new(),
+            abort: OnceLock::new(),
+        }
+    }
+
+    /// Tells whoever waits that an event was not handled.
+    pub(crate) fn passed_over(&self, entry: &Entry) {
+        if let Some(ack) = &entry.ack {
+            ack.failed(self.id, &self.name, FailureKind::Dropped);
+        }
+    }
+
+    /// The end, once no call runs and none will begin.
+    pub(crate) fn finish(&self, hub: &Weak<Hub>, hands: &mut Hands) {
+        let hub = hub.upgrade();
+        if let Some(hub) = &hub {
+            hub.leave(self);
+        }
+        let discarded = self.member.discard(hands, &mut |entry| self.passed_over(entry));
+        self.counters.discarded.fetch_add(discarded, Ordering::Relaxed);
+        if let Some(hub) = &hub {
+            hub.forget(self);
+        }
+        self.ended.cancel();
+    }
+
+    /// Whether a stream reads it and no task.
+    pub(crate) fn is_stream(&self) -> bool {
+        self.abort.get().is_none()
+    }
+
+    /// Cuts off a call that runs at its next await.
+    pub(crate) fn cut_off(&self) {
+        self.member.stop();
+        if let Some(abort) = self.abort.get() {
+            abort.abort();
+        }
+    }
+
     pub(crate) fn stats(&self) -> SubscriptionStats {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let delivered = count(&self.counters.delivered);
@@ -126,9 +186,9 @@ impl Subscriber {
         #[expect(clippy::cast_precision_loss, reason = "a mean for people; 2^52 ns are 52 days")]
         let mean = |ns: u64, calls: u64| if calls == 0 { 0.0 } else { ns as f64 / calls as f64 / 1e9 };
         SubscriptionStats {
-            accepted: ring.accepted(member) + member.missed(),
+            accepted: ring.accepted(member),
             delivered,
-            dropped: member.dropped(ring),
+            dropped: ring.dropped(member),
             discarded: count(&self.counters.discarded),
             failed: count(&self.counters.failed),
             panicked: count(&self.counters.panicked),
@@ -219,7 +279,7 @@ impl Subscription {
         self.drain();
         if tokio::time::timeout(deadline, self.ended()).await.is_err() {
             self.cancel();
-            self.subscriber.abort.abort();
+            self.subscriber.cut_off();
         }
         self.stats().discarded + if self.is_ended() { 0 } else { self.stats().depth }
     }

@@ -1,25 +1,27 @@
 //! Which rings an event goes to: the topic table.
 //!
-//! Sharded by topic. A publisher holds its topic's shard for reading while it writes to every ring of the
-//! route, so that whoever holds all shards for writing changes what several subscriptions see in one step:
-//! no event falls between.
+//! The index under its lock is the truth; a publisher keeps the routes that it used last to itself, and
+//! finds out that one is out of date by its generation. The generation is looked at while the rings of the
+//! route are held, and changed by someone who holds the rings that change: so a publisher either writes
+//! before a change or sees it.
 
 mod trie;
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::pattern::Pattern;
 use crate::ring::Ring;
 use crate::topic::Topic;
 use trie::Trie;
 
-/// More than there are cores, so that publishers of different topics seldom meet.
-const SHARDS: usize = 64;
-/// Routes that a shard remembers for topics to which nobody subscribed by name.
-const CACHED_ROUTES: usize = 1024;
+/// Topics are dealt out to so many generations, so that a change for one topic leaves most routes alone.
+const GENERATIONS: usize = 64;
+/// The routes that a thread keeps to itself, one for each value of some bits of the topic's hash.
+const KEPT_ROUTES: usize = 1024;
 
 /// A topic's hash is computed when the topic is made; this passes it on.
 #[derive(Default)]
@@ -37,193 +39,156 @@ impl Hasher for TopicHasher {
     }
 }
 
-type ByTopic<V> = HashMap<Topic, V, BuildHasherDefault<TopicHasher>>;
-
 /// See the module's text.
 pub(crate) struct Table {
-    shards: Box<[Padded]>,
-    /// Changed only by the holder of all shards.
-    wild: RwLock<Trie>,
-    /// Counts the changes of `wild`; a route of another generation is out of date.
-    generation: AtomicU64,
-    wild_rings: AtomicUsize,
-}
-
-/// On cache lines of its own, since every publish writes to its lock word.
-#[repr(align(128))]
-struct Padded {
-    shard: RwLock<Shard>,
-    published: AtomicU64,
+    /// Tells the tables of a process apart.
+    id: u64,
+    index: RwLock<Index>,
+    generations: Box<[AtomicU64]>,
 }
 
 #[derive(Default)]
-struct Shard {
+struct Index {
     /// The rings of subscriptions without wildcard.
-    exact: ByTopic<Vec<Arc<Ring>>>,
-    routes: ByTopic<Route>,
+    exact: HashMap<Topic, Vec<Arc<Ring>>, BuildHasherDefault<TopicHasher>>,
+    wild: Trie,
 }
 
 /// The rings that the events of a topic go to.
 pub(crate) struct Route {
     generation: u64,
-    /// Those that may hold up the publisher, in the order of their ids.
-    pub(crate) gated: Box<[Arc<Ring>]>,
-    pub(crate) free: Box<[Arc<Ring>]>,
+    /// In the order of their ids, which is the order in which they are locked.
+    pub(crate) rings: Box<[Arc<Ring>]>,
 }
 
-/// Holds a topic's shard; while it lives, no subscription changes what the topic's events go to.
-pub(crate) struct Lookup<'a> {
-    shard: RwLockReadGuard<'a, Shard>,
-    topic: &'a Topic,
+/// Whether a route is still that of its topic.
+#[derive(Clone, Copy)]
+pub(crate) struct Current<'a> {
+    generation: &'a AtomicU64,
+    seen: u64,
 }
 
-/// Holds shards for writing.
-pub(crate) struct Edit<'a> {
-    table: &'a Table,
-    /// One shard, by its number, or all.
-    shards: Vec<(usize, RwLockWriteGuard<'a, Shard>)>,
-    wild_changed: bool,
+impl Current<'_> {
+    #[inline]
+    pub(crate) fn holds(self) -> bool {
+        self.generation.load(Ordering::Acquire) == self.seen
+    }
+}
+
+struct Kept {
+    table: u64,
+    topic: Topic,
+    route: Route,
+}
+
+thread_local! {
+    static KEPT: RefCell<Vec<Option<Kept>>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Table {
     pub(crate) fn new() -> Self {
+        static TABLES: AtomicU64 = AtomicU64::new(0);
         Self {
-            shards: (0..SHARDS)
-                .map(|_| Padded { shard: RwLock::default(), published: AtomicU64::new(0) })
-                .collect(),
-            wild: RwLock::default(),
-            generation: AtomicU64::new(0),
-            wild_rings: AtomicUsize::new(0),
+            id: TABLES.fetch_add(1, Ordering::Relaxed),
+            index: RwLock::default(),
+            generations: (0..GENERATIONS).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
-    /// The route of a topic, held; nothing where nobody listens.
-    pub(crate) fn look_up<'a>(&'a self, topic: &'a Topic) -> Lookup<'a> {
-        let padded = &self.shards[number(topic)];
-        loop {
-            let shard = padded.shard.read().unwrap_or_else(PoisonError::into_inner);
-            let known = match shard.routes.get(topic) {
-                Some(route) => route.generation == self.generation.load(Ordering::Relaxed),
-                // An exact subscription removes the route that it changes, so look there as well.
-                None => self.wild_rings.load(Ordering::Relaxed) == 0 && !shard.exact.contains_key(topic),
-            };
-            if known {
-                padded.published.fetch_add(1, Ordering::Relaxed);
-                return Lookup { shard, topic };
-            }
-            drop(shard);
-            self.remember(topic);
-        }
-    }
-
-    fn remember(&self, topic: &Topic) {
-        let mut shard = self.shards[number(topic)].shard.write().unwrap_or_else(PoisonError::into_inner);
-        let wild = self.wild.read().unwrap_or_else(PoisonError::into_inner);
-        let mut rings = shard.exact.get(topic).cloned().unwrap_or_default();
-        wild.collect(topic, &mut rings);
-        rings.sort_by_key(|ring| ring.id());
-        rings.dedup_by_key(|ring| ring.id());
-        let (gated, free): (Vec<_>, Vec<_>) = rings.into_iter().partition(|ring| ring.is_gated());
-        let generation = self.generation.load(Ordering::Relaxed);
-        if shard.routes.len() >= CACHED_ROUTES + shard.exact.len() {
-            let Shard { exact, routes } = &mut *shard;
-            routes.retain(|topic, _| exact.contains_key(topic));
-        }
-        let route = Route { generation, gated: gated.into(), free: free.into() };
-        shard.routes.insert(topic.clone(), route);
-    }
-
-    /// Begins to change what the events of one topic go to.
-    pub(crate) fn edit_topic(&self, topic: &Topic) -> Edit<'_> {
-        let number = number(topic);
-        let shard = self.shards[number].shard.write().unwrap_or_else(PoisonError::into_inner);
-        Edit { table: self, shards: vec![(number, shard)], wild_changed: false }
-    }
-
-    /// Begins to change anything. Waits for the publishers that are at work and holds up the next.
-    pub(crate) fn edit_all(&self) -> Edit<'_> {
-        let mut shards = Vec::with_capacity(SHARDS);
-        for (number, padded) in self.shards.iter().enumerate() {
-            shards.push((number, padded.shard.write().unwrap_or_else(PoisonError::into_inner)));
-        }
-        Edit { table: self, shards, wild_changed: false }
-    }
-
-    /// How many events were published.
-    pub(crate) fn published(&self) -> u64 {
-        self.shards.iter().map(|padded| padded.published.load(Ordering::Relaxed)).sum()
-    }
-}
-
-impl Lookup<'_> {
-    pub(crate) fn route(&self) -> Option<&Route> {
-        self.shard.routes.get(self.topic)
-    }
-}
-
-impl Edit<'_> {
-    /// Adds a ring for a pattern. The edit must hold the shards that the pattern concerns.
-    pub(crate) fn insert(&mut self, pattern: &Pattern, ring: &Arc<Ring>) {
-        match exact_topic(pattern) {
-            Some(topic) => {
-                if let Some(shard) = self.shard(&topic) {
-                    shard.exact.entry(topic.clone()).or_default().push(ring.clone());
-                    shard.routes.remove(&topic);
+    /// Calls `visit` with the route of what is carried, which must not run foreign code.
+    ///
+    /// The route may be out of date: [`Current::holds`] says so, and has to be asked while the route's rings
+    /// are held.
+    #[inline]
+    pub(crate) fn with_route<C, T>(
+        &self,
+        carried: C,
+        topic_of: impl Fn(&C) -> &Topic,
+        visit: impl FnOnce(C, &Route, Current<'_>) -> T,
+    ) -> T {
+        KEPT.with_borrow_mut(|kept| {
+            let topic = topic_of(&carried);
+            let slot = topic.precomputed_hash() as usize % KEPT_ROUTES;
+            let generation = self.generation(topic);
+            if let Some(Some(kept)) = kept.get(slot)
+                && kept.table == self.id
+                && kept.topic == *topic
+            {
+                let current = Current { generation, seen: kept.route.generation };
+                if current.holds() {
+                    return visit(carried, &kept.route, current);
                 }
             }
-            None => self.change_wild(|wild| wild.insert(pattern, ring)),
+            let route = self.find(topic);
+            if kept.is_empty() {
+                kept.resize_with(KEPT_ROUTES, || None);
+            }
+            // What it replaces are counted pointers to rings; one without members holds no event.
+            let kept = kept[slot].insert(Kept { table: self.id, topic: topic.clone(), route });
+            let current = Current { generation, seen: kept.route.generation };
+            visit(carried, &kept.route, current)
+        })
+    }
+
+    fn find(&self, topic: &Topic) -> Route {
+        // Before the index is read: if it changes meanwhile, the route is out of date at once.
+        let generation = self.generation(topic).load(Ordering::Acquire);
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        let mut rings = index.exact.get(topic).cloned().unwrap_or_default();
+        index.wild.collect(topic, &mut rings);
+        drop(index);
+        rings.sort_by_key(|ring| ring.id());
+        rings.dedup_by_key(|ring| ring.id());
+        Route { generation, rings: rings.into() }
+    }
+
+    /// Adds a ring for a pattern. Publishers see it once [`Table::changed`] has been called.
+    pub(crate) fn insert(&self, pattern: &Pattern, ring: &Arc<Ring>) {
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        match exact_topic(pattern) {
+            Some(topic) => index.exact.entry(topic).or_default().push(ring.clone()),
+            None => index.wild.insert(pattern, ring),
         }
     }
 
     /// Takes a ring out again.
-    pub(crate) fn remove(&mut self, pattern: &Pattern, ring: &Arc<Ring>) {
+    pub(crate) fn remove(&self, pattern: &Pattern, ring: &Arc<Ring>) {
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
         match exact_topic(pattern) {
             Some(topic) => {
-                if let Some(shard) = self.shard(&topic) {
-                    if let Some(rings) = shard.exact.get_mut(&topic) {
-                        rings.retain(|held| held.id() != ring.id());
-                        if rings.is_empty() {
-                            shard.exact.remove(&topic);
-                        }
+                if let Some(rings) = index.exact.get_mut(&topic) {
+                    rings.retain(|held| held.id() != ring.id());
+                    if rings.is_empty() {
+                        index.exact.remove(&topic);
                     }
-                    shard.routes.remove(&topic);
                 }
             }
-            None => self.change_wild(|wild| wild.remove(pattern, ring)),
+            None => index.wild.remove(pattern, ring),
         }
     }
 
-    fn change_wild(&mut self, change: impl FnOnce(&mut Trie)) {
-        debug_assert_eq!(self.shards.len(), SHARDS, "a wildcard concerns every shard");
-        let mut wild = self.table.wild.write().unwrap_or_else(PoisonError::into_inner);
-        change(&mut wild);
-        self.table.wild_rings.store(wild.len(), Ordering::Relaxed);
-        self.wild_changed = true;
-    }
-
-    fn shard(&mut self, topic: &Topic) -> Option<&mut Shard> {
-        let wanted = number(topic);
-        let held = self.shards.iter_mut().find(|(number, _)| *number == wanted);
-        debug_assert!(held.is_some(), "the edit holds the topic's shard");
-        held.map(|(_, shard)| &mut **shard)
-    }
-}
-
-impl Drop for Edit<'_> {
-    fn drop(&mut self) {
-        if self.wild_changed {
-            // Before the shards are let go: a publisher reads it under its shard's lock.
-            self.table.generation.fetch_add(1, Ordering::Relaxed);
+    /// Makes the routes of all topics that the pattern may take out of date.
+    pub(crate) fn changed(&self, pattern: &Pattern) {
+        match exact_topic(pattern) {
+            Some(topic) => drop(self.generation(&topic).fetch_add(1, Ordering::AcqRel)),
+            None => self.all_changed(),
         }
+    }
+
+    /// Makes all routes out of date.
+    pub(crate) fn all_changed(&self) {
+        for generation in &self.generations {
+            generation.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    fn generation(&self, topic: &Topic) -> &AtomicU64 {
+        // Other bits than those that choose the slot of a thread.
+        &self.generations[(topic.precomputed_hash() >> 32) as usize % GENERATIONS]
     }
 }
 
 /// The topic of a pattern without wildcard.
-pub(crate) fn exact_topic(pattern: &Pattern) -> Option<Topic> {
+fn exact_topic(pattern: &Pattern) -> Option<Topic> {
     if pattern.is_exact() { Topic::new(pattern.as_str()).ok() } else { None }
-}
-
-fn number(topic: &Topic) -> usize {
-    // The high bits: the map within the shard uses the low ones and the top seven.
-    (topic.precomputed_hash() >> 32) as usize % SHARDS
 }

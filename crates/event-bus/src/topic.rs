@@ -84,6 +84,7 @@ impl Topic {
     }
 
     /// The hash that the topic carries.
+    #[inline]
     pub(crate) fn precomputed_hash(&self) -> u64 {
         self.hash
     }
@@ -94,6 +95,7 @@ pub(crate) fn is_segment_char(c: char) -> bool {
 }
 
 impl PartialEq for Topic {
+    #[inline]
     fn eq(&self, other: &Self) -> bool {
         self.hash == other.hash && (Arc::ptr_eq(&self.name, &other.name) || self.name == other.name)
     }

@@ -24,6 +24,7 @@ struct Node {
 
 impl Trie {
     /// How many rings there are.
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.rings
     }

@@ -3,4 +3,5 @@
 mod delivery;
 mod promises;
 mod requests;
+mod streams;
 mod support;

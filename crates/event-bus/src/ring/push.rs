@@ -1,0 +1,132 @@
+//! Writing an event to every ring of its route, in one step.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{CHUNK, Chunk, Entry, Log, Ring, RingClass, Wakes};
+
+/// Rings that are locked by recursion; more of them are locked by a list, which is allocated.
+const BY_RECURSION: usize = 16;
+
+/// Events that nobody needs any more, to be dropped where no lock is held.
+pub(crate) type Garbage = Vec<Arc<Chunk>>;
+
+/// What a push does on its way.
+#[derive(Default)]
+pub(crate) struct Push {
+    /// Subscriptions that have the event.
+    pub(crate) delivered_to: usize,
+    /// Subscriptions that had no room for it.
+    pub(crate) missed: usize,
+    /// Members that must not miss an event may miss this one.
+    pub(crate) may_miss: bool,
+    pub(crate) wakes: Wakes,
+    pub(crate) garbage: Garbage,
+}
+
+/// Why nothing was written.
+pub(crate) enum Refused {
+    /// A member that must not miss the event has no room in this ring.
+    Full(Arc<Ring>),
+    /// The route is out of date.
+    Stale,
+}
+
+/// Writes the entry to all rings, whose ids must ascend, or to none. `is_valid` is asked, and `done` is
+/// called, while all of them are held.
+pub(crate) fn push(
+    rings: &[Arc<Ring>],
+    entry: Entry,
+    push: &mut Push,
+    is_valid: impl Fn() -> bool,
+) -> Result<(), (Refused, Entry)> {
+    debug_assert!(rings.is_sorted_by(|a, b| a.id < b.id));
+    let mut entry = Some(entry);
+    let outcome = if rings.len() <= BY_RECURSION {
+        lock_next(rings, &mut entry, true, push, &is_valid)
+    } else {
+        lock_list(rings, &mut entry, push, &is_valid)
+    };
+    // An entry that no ring took is dropped here, where no lock is held.
+    match (outcome, entry) {
+        (Err(refused), Some(entry)) => Err((refused, entry)),
+        _ => Ok(()),
+    }
+}
+
+/// Holds the first ring while it does the same with the rest; writes on the way back, so that everything is
+/// held before anything is written.
+fn lock_next(
+    rings: &[Arc<Ring>],
+    entry: &mut Option<Entry>,
+    is_last_to_write: bool,
+    push: &mut Push,
+    is_valid: &impl Fn() -> bool,
+) -> Result<(), Refused> {
+    let Some((ring, rest)) = rings.split_first() else {
+        return if is_valid() { Ok(()) } else { Err(Refused::Stale) };
+    };
+    let mut log = ring.log();
+    let has_room = log.has_room(ring.class);
+    if !has_room && ring.class == RingClass::Gated && !push.may_miss {
+        drop(log);
+        return Err(if is_valid() { Refused::Full(ring.clone()) } else { Refused::Stale });
+    }
+    lock_next(rest, entry, false, push, is_valid)?;
+    if ring.takes(&log, has_room, push) {
+        // Moved into the last ring and not copied: a counter less to count up and down.
+        let entry = if is_last_to_write { entry.take() } else { entry.clone() };
+        ring.write(&mut log, entry, push);
+    }
+    Ok(())
+}
+
+fn lock_list(
+    rings: &[Arc<Ring>],
+    entry: &mut Option<Entry>,
+    push: &mut Push,
+    is_valid: &impl Fn() -> bool,
+) -> Result<(), Refused> {
+    let mut logs: Vec<_> = rings.iter().map(|ring| (ring, ring.log(), true)).collect();
+    if !is_valid() {
+        return Err(Refused::Stale);
+    }
+    for (ring, log, has_room) in &mut logs {
+        *has_room = log.has_room(ring.class);
+        if !*has_room && ring.class == RingClass::Gated && !push.may_miss {
+            return Err(Refused::Full(Arc::clone(ring)));
+        }
+    }
+    for (ring, log, has_room) in &mut logs {
+        if ring.takes(log, *has_room, push) {
+            ring.write(log, entry.clone(), push);
+        }
+    }
+    Ok(())
+}
+
+impl Ring {
+    /// Whether there is someone to write an entry for, with room for it.
+    #[inline]
+    fn takes(&self, log: &Log, has_room: bool, push: &mut Push) -> bool {
+        if !has_room {
+            log.members.iter().for_each(|member| member.miss());
+            push.missed += log.members.len();
+        }
+        has_room && !log.members.is_empty()
+    }
+
+    #[inline]
+    fn write(&self, log: &mut Log, entry: Option<Entry>, push: &mut Push) {
+        if log.open.len() >= CHUNK {
+            log.seal(&mut push.garbage);
+        }
+        log.open.extend(entry);
+        log.tail += 1;
+        self.tail.0.store(log.tail, Ordering::Release);
+        push.delivered_to += log.members.len();
+        if !log.sleepers.is_empty() {
+            log.wake_all(&mut push.wakes);
+        }
+    }
+}
