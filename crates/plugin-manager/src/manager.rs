@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, watch};
 
+use crate::autoload::Folder;
 use crate::shared::{Entry, Loading, Shared, Status};
 use crate::supervisor::{Grants, MAILBOX, Parts, Supervisor};
 use crate::{
@@ -402,6 +403,25 @@ impl PluginManager {
     #[must_use]
     pub fn definitions(&self) -> Vec<crate::DefinitionView> {
         self.shared.definition_views()
+    }
+
+    /// Reads the folder of definition files, `auto_load_directory`, and follows it from then on: a file that
+    /// comes, changes or goes makes, changes or unloads a plugin. A file that cannot be read, or whose plugin
+    /// refuses it, is reported and changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ManagerError::Invalid`] if the folder cannot be made or watched.
+    pub async fn watch_folder(&self) -> Result<(), ManagerError> {
+        let shared = self.shared.clone();
+        self.run("watch folder", async move {
+            let mut folder = Folder::new(shared.clone());
+            let signs = folder.watch().await?;
+            folder.read().await;
+            shared.tasks.spawn("definition files", folder.follow(signs));
+            Ok(())
+        })
+        .await
     }
 
     /// Waits until every plugin named runs and is ready; says whether that came about in time.

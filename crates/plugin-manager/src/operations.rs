@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use plugin_core::{PluginName, State, Withdrawal};
+use plugin_core::{Action, PluginName, State, Withdrawal};
 use runtime::DurationText;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::manager::not_found;
 use crate::rollout::{Direction, Rollout};
 use crate::shared::Shared;
-use crate::supervisor::{Applied, Command, Started, StopOrder, unmet};
+use crate::supervisor::{Applied, Command, ConfigChange, Started, StopOrder, unmet};
 use crate::{Change, ManagerError, PluginView};
 
 /// How often a cascade that somebody's start got in the way of is tried again.
@@ -119,19 +119,22 @@ impl Shared {
     pub(crate) async fn start(&self, name: &str, change: &Change) -> Result<PluginView, ManagerError> {
         self.open_for_business()?;
         let name = self.known(name)?;
+        if self.registry.state(name.as_str()) == State::Running {
+            return Err(ManagerError::InvalidTransition {
+                name,
+                state: State::Running,
+                action: Action::Start,
+            });
+        }
         if change.cascade {
             let needed = self.registry.graph().all_dependencies(name.as_str());
             for dependency in needed {
                 if self.registry.state(dependency.as_str()) != State::Running {
-                    match self.ask(dependency.as_str(), Command::Start).await {
-                        // Somebody else was faster.
-                        Ok(_) | Err(ManagerError::InvalidTransition { state: State::Running, .. }) => {}
-                        Err(error) => return Err(error),
-                    }
+                    self.start_one(dependency.as_str()).await?;
                 }
             }
         }
-        if let Started::Waiting(waiting_for) = self.ask(name.as_str(), Command::Start).await? {
+        if let Started::Waiting(waiting_for) = self.start_one(name.as_str()).await? {
             let down: Vec<_> = waiting_for.into_iter().filter(|name| !self.will_come(name)).collect();
             if !down.is_empty() {
                 // It does not wait for what does not come.
@@ -142,6 +145,14 @@ impl Shared {
             }
         }
         self.seen(name.as_str())
+    }
+
+    /// Starts one that did not run a moment ago: that it has come by itself since is as good.
+    async fn start_one(&self, name: &str) -> Result<Started, ManagerError> {
+        match self.ask(name, Command::Start).await {
+            Err(ManagerError::InvalidTransition { state: State::Running, .. }) => Ok(Started::Running),
+            outcome => outcome,
+        }
     }
 
     /// Whether a plugin runs, or is on its way, or will try again by itself.
@@ -255,10 +266,10 @@ impl Shared {
         let own = match self.registry.state(name.as_str()) {
             // A restart is stop, initialize, start.
             State::Stopped => match self.ask(name.as_str(), Command::Initialize).await {
-                Ok(()) => self.ask(name.as_str(), Command::Start).await,
+                Ok(()) => self.start_one(name.as_str()).await,
                 Err(error) => Err(error),
             },
-            _ => self.ask(name.as_str(), Command::Start).await,
+            _ => self.start_one(name.as_str()).await,
         };
         // Also where it failed: they wait for it then, and come back with it.
         self.start_each(taken_down.into_iter().collect()).await;
@@ -275,7 +286,7 @@ impl Shared {
         let mut rollout = Rollout::new(&graph, &names, Direction::Up);
         let mut under_way = FuturesUnordered::new();
         let start = |name: PluginName| async move {
-            let outcome = self.ask(name.as_str(), Command::Start).await;
+            let outcome = self.start_one(name.as_str()).await;
             (name, outcome)
         };
         under_way.extend(rollout.begin().into_iter().map(start));
@@ -371,10 +382,11 @@ impl Shared {
             left.remove(&name);
             begun = rollout.done(&name);
             match outcome {
-                Ok(()) => match self.registry.state(name.as_str()) {
-                    State::Stopped => report.stopped.push(name),
-                    _ => {}
-                },
+                Ok(()) => {
+                    if self.registry.state(name.as_str()) == State::Stopped {
+                        report.stopped.push(name);
+                    }
+                }
                 Err(ManagerError::NotFound(_) | ManagerError::InvalidTransition { .. }) => {}
                 Err(error) => report.failed.push(Unfinished { name, reason: error.to_string() }),
             }
@@ -430,6 +442,6 @@ impl Shared {
 
     pub(crate) async fn set_config(&self, name: &str, config: Value) -> Result<Applied, ManagerError> {
         self.open_for_business()?;
-        self.ask(name, |reply| Command::Configure(config, reply)).await
+        self.ask(name, |reply| Command::Configure(ConfigChange::Request(config), reply)).await
     }
 }

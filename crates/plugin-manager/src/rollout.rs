@@ -122,7 +122,8 @@ impl Rollout {
     }
 
     /// Those that have not been begun.
-    pub(crate) fn left(&self) -> impl Iterator<Item = &PluginName> {
+    #[cfg(test)]
+    fn left(&self) -> impl Iterator<Item = &PluginName> {
         self.waiting.keys()
     }
 }

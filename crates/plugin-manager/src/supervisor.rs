@@ -18,10 +18,11 @@ use plugin_core::{
 };
 use registry::{Records, Transition};
 use runtime::{CallError, guarded};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
+pub(crate) use self::configure::section_of;
 use self::health::HealthCall;
 pub(crate) use self::swap::SwapOrder;
 use crate::restart::Failures;
@@ -45,10 +46,18 @@ pub(crate) enum Command {
     Start(Reply<Started>),
     Stop(StopOrder, Reply<()>),
     Unload(Reply<()>),
-    Configure(Value, Reply<Applied>),
+    Configure(ConfigChange, Reply<Applied>),
     Swap(Box<SwapOrder>, Reply<()>),
     /// Changes what happens at a failure, from the next one on.
     SetRestart(RestartConfig),
+}
+
+/// Another configuration for a plugin.
+pub(crate) enum ConfigChange {
+    /// What an operator wants to be in force, whole.
+    Request(Value),
+    /// What a definition file says.
+    Definition(Map<String, Value>),
 }
 
 /// How a start went that did not fail.

@@ -3,7 +3,7 @@
 use plugin_core::{ConfigError, Layer, Reconfigured, Settings, State, Withdrawal, unmask};
 use serde_json::{Map, Value, json};
 
-use super::{Applied, Failure, Started, StopOrder, Supervisor};
+use super::{Applied, ConfigChange, Failure, Started, StopOrder, Supervisor};
 use crate::ManagerError;
 
 impl Supervisor {
@@ -20,33 +20,44 @@ impl Supervisor {
         }
     }
 
-    pub(super) async fn on_configure(&mut self, requested: Value) -> Result<Applied, ManagerError> {
+    pub(super) async fn on_configure(&mut self, change: ConfigChange) -> Result<Applied, ManagerError> {
         let path = ["plugins", self.name.as_str()];
         let before = self.shared.settings().clone();
         let current = before.section(&path);
-        let requested = match &self.manifest.config {
-            Some(spec) => unmask(spec.schema(), &requested, &current),
-            None => requested,
+        let (layer, section) = match change {
+            ConfigChange::Request(requested) => {
+                let requested = match &self.manifest.config {
+                    Some(spec) => unmask(spec.schema(), &requested, &current),
+                    None => requested,
+                };
+                let over = override_of(&requested, &before, &path)?;
+                (Layer::Api, (!over.is_empty()).then_some(Value::Object(over)))
+            }
+            ConfigChange::Definition(section) => (Layer::File, Some(Value::Object(section))),
         };
-        let over = override_of(&requested, &before, &path)?;
-        let own = api_section(&before, &path);
-        let over = (!over.is_empty()).then_some(Value::Object(over));
+        let new = Section { layer, value: section };
+        let old = Section { layer, value: section_of(&before, layer, &path) };
         let mut after = before;
-        after.set_section(Layer::Api, &path, over.clone());
+        after.set_section(layer, &path, new.value.clone());
         let effective = after.section(&path);
         if let Some(spec) = &self.manifest.config {
             spec.check(&effective)?;
         }
 
         let applied = if effective == current {
+            self.set_section(&new);
             Applied::Live
         } else {
-            self.apply(&effective, over, own.clone()).await?
+            self.apply(&effective, &new, &old).await?
         };
-        if let Err(source) = self.keep_overrides().await {
+        if layer == Layer::Api
+            && let Err(source) = self.keep_overrides().await
+        {
             // What is not kept must not be in force either.
-            if applied != Applied::Live || effective != current {
-                let _ = self.apply(&current, own, None).await;
+            if effective == current {
+                self.set_section(&old);
+            } else if let Err(error) = self.apply(&current, &old, &old).await {
+                self.record_failure(&error.to_string());
             }
             return Err(ManagerError::NotKept { name: self.name.clone(), source });
         }
@@ -54,20 +65,21 @@ impl Supervisor {
         Ok(applied)
     }
 
-    /// Puts `over` in place of the plugin's section of the operators' layer, and has the plugin work by it;
-    /// puts `own` back if it does not.
+    fn set_section(&self, section: &Section) {
+        let path = ["plugins", self.name.as_str()];
+        self.shared.settings().set_section(section.layer, &path, section.value.clone());
+    }
+
+    /// Puts the plugin's section in its layer, and has the plugin work by it; puts the old one back if it
+    /// does not.
     async fn apply(
         &mut self,
         effective: &Value,
-        over: Option<Value>,
-        own: Option<Value>,
+        new: &Section,
+        old: &Section,
     ) -> Result<Applied, ManagerError> {
-        let name = self.name.clone();
-        let set = |this: &Self, section: Option<Value>| {
-            this.shared.settings().set_section(Layer::Api, &["plugins", name.as_str()], section);
-        };
         let Some(scope) = self.running.scope.clone().filter(|_| self.state() == State::Running) else {
-            set(self, over);
+            self.set_section(new);
             return Ok(Applied::AtNextStart);
         };
         let (plugin, ctx) = (self.plugin.clone(), scope.context_with(effective.clone()));
@@ -76,20 +88,22 @@ impl Supervisor {
         match self.call(limit, true, work).await {
             Ok(Reconfigured::Applied) => {
                 scope.set_config(effective.clone());
-                set(self, over);
+                self.set_section(new);
                 Ok(Applied::Live)
             }
             Ok(Reconfigured::NeedsRestart) => {
-                set(self, over);
+                self.set_section(new);
                 match self.restart_in_place().await {
                     Ok(()) => Ok(Applied::Restarted),
                     Err(error) => {
-                        set(self, own);
+                        self.set_section(old);
                         Err(self.back_to_the_old(&error).await)
                     }
                 }
             }
-            Err(failure) => Err(ManagerError::ConfigFailed { name, reason: failure.reason }),
+            Err(failure) => {
+                Err(ManagerError::ConfigFailed { name: self.name.clone(), reason: failure.reason })
+            }
         }
     }
 
@@ -150,10 +164,16 @@ fn applied_name(applied: Applied) -> &'static str {
     }
 }
 
-/// What operators have set for a plugin so far.
-fn api_section(settings: &Settings, path: &[&str]) -> Option<Value> {
+/// A plugin's section within one layer.
+struct Section {
+    layer: Layer,
+    value: Option<Value>,
+}
+
+/// What one layer says at `path`.
+pub(crate) fn section_of(settings: &Settings, layer: Layer, path: &[&str]) -> Option<Value> {
     let mut at: Option<&Value> = None;
-    let mut map = settings.layer(Layer::Api);
+    let mut map = settings.layer(layer);
     for key in path {
         at = map.and_then(|map| map.get(*key));
         map = at.and_then(Value::as_object);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use event_bus::{Event, EventBus, HistoryFilter};
 use plugin_core::{Health, Manifest, Plugin, PluginContext, PluginError};
-use plugin_manager::{ManagerConfig, PluginManager, PluginManagerBuilder, PluginOptions};
+use plugin_manager::{ManagerConfig, PluginManager, PluginManagerBuilder, PluginOptions, RestartConfig};
 
 /// What plugins did, in order: `start a`, `stop b`.
 #[derive(Clone, Default)]
@@ -144,13 +144,15 @@ pub(crate) fn manager() -> PluginManager {
 
 /// Short waits, for tests in real time.
 pub(crate) fn brisk() -> ManagerConfig {
-    let mut config = ManagerConfig::default();
-    config.max_startup_time = Duration::from_millis(200);
-    config.stop_deadline = Duration::from_millis(200);
-    config.drain_deadline = Duration::from_millis(200);
-    config.health_check_timeout = Duration::from_millis(100);
-    config.restart.backoff = Duration::from_millis(10);
-    config
+    let ms = Duration::from_millis;
+    ManagerConfig {
+        max_startup_time: ms(200),
+        stop_deadline: ms(200),
+        drain_deadline: ms(200),
+        health_check_timeout: ms(100),
+        restart: RestartConfig { backoff: ms(10), ..RestartConfig::default() },
+        ..ManagerConfig::default()
+    }
 }
 
 /// The topics of the events about a plugin so far.
