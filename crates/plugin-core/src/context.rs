@@ -343,15 +343,18 @@ impl PluginContext {
     ///
     /// # Errors
     ///
-    /// [`RegisterError::NotPermitted`] unless the plugin may subscribe to everything.
+    /// [`RegisterError::NotPermitted`] unless the plugin may subscribe to everything and publish everything.
     pub fn bus(&self) -> Result<EventBus, RegisterError> {
         let everything = Pattern::new("**")
             .map_err(|error| RegisterError::Invalid { field: "**".to_owned(), detail: error.to_string() })?;
-        if self.inner.permissions.may_subscribe(&everything) {
-            Ok(self.inner.host.bus.clone())
-        } else {
-            Err(RegisterError::NotPermitted("event:subscribe:**".to_owned()))
+        let permissions = &self.inner.permissions;
+        if !permissions.may_subscribe(&everything) {
+            return Err(RegisterError::NotPermitted("event:subscribe:**".to_owned()));
         }
+        if !permissions.may_publish_all(&everything) {
+            return Err(RegisterError::NotPermitted("event:publish:**".to_owned()));
+        }
+        Ok(self.inner.host.bus.clone())
     }
 
     fn staging(

@@ -145,6 +145,11 @@ impl Permissions {
         self.0.iter().any(|p| matches!(p, Permission::EventSubscribe(allowed) if covers(allowed, pattern)))
     }
 
+    /// Whether the plugin may publish events of every topic that `pattern` takes in.
+    pub(crate) fn may_publish_all(&self, pattern: &Pattern) -> bool {
+        self.0.iter().any(|p| matches!(p, Permission::EventPublish(allowed) if covers(allowed, pattern)))
+    }
+
     /// Whether the plugin may serve `path`.
     #[must_use]
     pub fn may_route(&self, path: &str) -> bool {

@@ -72,7 +72,8 @@ pub trait Plugin: Send + Sync + 'static {
     }
 
     /// Takes a new configuration, which [`PluginContext::config`] of this context gives and which has been
-    /// checked against the manifest, while running.
+    /// checked against the manifest, while running. This context is for this call; the one of `start` gives
+    /// the new configuration once it is in force, and each one after it.
     ///
     /// # Errors
     ///

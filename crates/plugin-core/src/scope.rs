@@ -310,7 +310,8 @@ impl Scope {
     }
 
     /// The plugin's side, with a configuration that is not in force yet: for
-    /// [`Plugin::reconfigure`](crate::Plugin::reconfigure).
+    /// [`Plugin::reconfigure`](crate::Plugin::reconfigure). What it gives stays the same, whatever is put in
+    /// force later.
     #[must_use]
     pub fn context_with(&self, config: Value) -> PluginContext {
         PluginContext::new(self.inner.clone(), Arc::new(ArcSwap::from_pointee(config)))

@@ -404,6 +404,19 @@ async fn events_of_the_host_and_without_permission_are_refused() {
 }
 
 #[tokio::test]
+async fn the_bus_itself_is_for_those_who_may_do_all_on_it() {
+    let (host, slot) = (host(), slot());
+    for (permissions, expected) in [
+        (&["event:subscribe:**"][..], false),
+        (&["event:subscribe:**", "event:publish:orders.**"], false),
+        (&["event:publish:**"], false),
+        (&["event:subscribe:**", "event:publish:**"], true),
+    ] {
+        assert_eq!(scope(&host, &slot, 1, permissions).context().bus().is_ok(), expected, "{permissions:?}");
+    }
+}
+
+#[tokio::test]
 async fn configuration_is_typed_and_its_errors_name_the_whole_path() {
     #[derive(Debug, serde::Deserialize)]
     struct Config {
