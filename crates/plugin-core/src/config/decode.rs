@@ -70,7 +70,7 @@ pub fn decode<T: DeserializeOwned>(value: &Value) -> Result<T, ConfigError> {
     let outcome = {
         let paths = serde_path_to_error::Deserializer::new(value, &mut track);
         serde_ignored::deserialize(paths, |path| {
-            unknown.get_or_insert_with(|| path.to_string());
+            unknown.get_or_insert_with(|| path_text(&path));
         })
     };
     match outcome {
@@ -81,6 +81,23 @@ pub fn decode<T: DeserializeOwned>(value: &Value) -> Result<T, ConfigError> {
         Err(error) => {
             let path = track.path().to_string();
             Err(invalid(if path == "." { "" } else { &path }, &error))
+        }
+    }
+}
+
+/// The path as the other errors write it: without a step for an `Option` or a newtype.
+fn path_text(path: &serde_ignored::Path<'_>) -> String {
+    use serde_ignored::Path;
+
+    match path {
+        Path::Root => String::new(),
+        Path::Seq { parent, index } => format!("{}[{index}]", path_text(parent)),
+        Path::Map { parent, key } => match path_text(parent) {
+            parent if parent.is_empty() => key.clone(),
+            parent => format!("{parent}.{key}"),
+        },
+        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => {
+            path_text(parent)
         }
     }
 }
@@ -178,5 +195,30 @@ mod tests {
         assert_eq!(error, "`tokens`: invalid type: integer, expected a sequence");
         let error = decode::<Guarded>(&json!({"mode": "plian"})).unwrap_err().to_string();
         assert_eq!(error, "`mode`: unknown variant, expected `plain`");
+    }
+
+    #[test]
+    fn the_path_of_an_unknown_key_is_that_of_a_wrong_value() {
+        #[derive(Debug, Deserialize)]
+        #[expect(dead_code, reason = "decoded to be refused")]
+        struct Nested {
+            #[serde(default)]
+            pool: Option<Inner>,
+            #[serde(default)]
+            nodes: Vec<Inner>,
+        }
+        #[derive(Debug, Deserialize)]
+        #[expect(dead_code, reason = "decoded to be refused")]
+        struct Inner {
+            size: Option<u8>,
+        }
+        for (value, path) in [
+            (json!({"pool": {"sise": 1}}), "pool.sise"),
+            (json!({"pool": {"size": "x"}}), "pool.size"),
+            (json!({"nodes": [{}, {"sise": 1}]}), "nodes[1].sise"),
+            (json!({"nodes": [{}, {"size": "x"}]}), "nodes[1].size"),
+        ] {
+            assert_eq!(decode::<Nested>(&value).unwrap_err().path(), path);
+        }
     }
 }
