@@ -70,7 +70,7 @@ impl FromRequestParts<Arc<Shared>> for Ctx {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Refusal> {
-        let scope = parts.extensions.get::<Arc<Scope>>().cloned().ok_or_else(|| Problem::internal())?;
+        let scope = parts.extensions.get::<Arc<Scope>>().cloned().ok_or_else(Problem::internal)?;
         if let Some(matched) = parts.extensions.get::<MatchedPath>() {
             let _ = scope.template.set(Template::Management(matched.clone()));
         }

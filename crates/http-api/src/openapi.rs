@@ -173,7 +173,9 @@ fn headers() -> Value {
     })
 }
 
-/// The document.
+/// This document.
+#[utoipa::path(get, path = "/openapi.json", tag = "tour", operation_id = "openapi",
+    responses((status = 200, description = "OpenAPI 3.1.", content_type = "application/json", body = Object)))]
 pub(crate) async fn serve(ctx: Ctx) -> Response {
     let headers = [(header::CONTENT_TYPE, JSON), (header::CACHE_CONTROL, NO_STORE)];
     (headers, ctx.shared.openapi.clone()).into_response()

@@ -32,7 +32,6 @@ pub(crate) fn all() -> (Router<Arc<Shared>>, Bytes) {
     let document = openapi::complete(document);
     let document = serde_json::to_vec(&document).unwrap_or_default();
     let router = router
-        .route("/openapi.json", get(openapi::serve))
         .route("/docs/docs.js", get(docs::script))
         .route("/docs/style.css", get(docs::style))
         .fallback(unknown)
@@ -71,6 +70,7 @@ fn described() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(host::test_service))
         .routes(routes!(host::cluster))
         .routes(routes!(docs::page))
+        .routes(routes!(openapi::serve))
         .routes(routes!(events::recent))
         .routes(routes!(events::test))
         .routes(routes!(events::publish))

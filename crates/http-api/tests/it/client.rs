@@ -7,6 +7,8 @@ use http_body_util::{BodyExt, Full};
 use management::Management;
 use serde_json::Value;
 
+use crate::document::DOCUMENT;
+
 /// An answer, whole.
 pub(crate) struct Answered {
     pub(crate) status: StatusCode,
@@ -31,9 +33,12 @@ pub(crate) fn bare() -> Api {
 }
 
 pub(crate) async fn send(api: &Api, request: Request<Full<Bytes>>) -> Answered {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let (parts, body) = api.handle(request, None).await.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
-    Answered { status: parts.status, headers: parts.headers, body }
+    let answered = Answered { status: parts.status, headers: parts.headers, body };
+    DOCUMENT.check(&method, &path, &answered);
+    answered
 }
 
 pub(crate) async fn get(api: &Api, path: &str) -> Answered {

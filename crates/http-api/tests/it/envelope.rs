@@ -57,3 +57,67 @@ async fn head_is_get_without_a_body() {
     assert_eq!((head.status, head.body.len()), (get.status, 0));
     assert_eq!(head.header("content-length"), get.body.len().to_string());
 }
+
+/// The bodies of refusals, to the letter: clients and their tests rely on them.
+#[tokio::test]
+async fn the_bodies_of_refusals() {
+    let host = crate::host::host().await;
+    let hourly = r#"{"id": "t", "schedule": {"type": "interval", "interval": "1h"}}"#;
+    call(&host.api, Method::POST, "/scheduler/tasks", hourly).await;
+    let big = "x".repeat(2 << 20);
+    let mut bodies = Vec::new();
+    for (what, method, path, body) in [
+        ("unknown route", Method::GET, "/nowhere", ""),
+        ("unknown task", Method::GET, "/scheduler/tasks/none", ""),
+        ("wrong method", Method::DELETE, "/health/live", ""),
+        ("malformed", Method::POST, "/scheduler/tasks", "{"),
+        ("empty", Method::POST, "/scheduler/tasks", " "),
+        ("unknown field", Method::POST, "/scheduler/tasks", r#"{"colour": "red"}"#),
+        (
+            "impossible cron",
+            Method::POST,
+            "/scheduler/tasks",
+            r#"{"id": "c", "schedule": {"type": "cron", "cron": "0 0 31 2 *"}}"#,
+        ),
+        ("conflict", Method::POST, "/scheduler/tasks", hourly),
+        ("state", Method::POST, "/scheduler/tasks/t/resume", ""),
+        ("too large", Method::POST, "/scheduler/tasks", big.as_str()),
+        ("limit", Method::GET, "/scheduler/tasks?limit=0", ""),
+        ("in use", Method::POST, "/plugins/scheduler/stop", ""),
+    ] {
+        let mut json = call(&host.api, method, path, body).await.json();
+        json["trace_id"] = "…".into();
+        bodies.push(format!("{what}: {json:#}"));
+    }
+    insta::assert_snapshot!(bodies.join("\n"));
+}
+
+#[tokio::test]
+async fn requests_are_measured_by_route_and_never_by_path() {
+    let metrics = telemetry::Metrics::builder().build();
+    let api = http_api::Api::new(
+        management::Management::builder().metrics(metrics.clone()).build(),
+        http_api::HttpConfig::default(),
+    );
+    metrics.install().expect("no other test of this binary installs a recorder");
+    for n in 0..3 {
+        get(&api, &format!("/scheduler/tasks/t{n}")).await;
+        get(&api, &format!("/nowhere/{n}")).await;
+    }
+    let text = String::from_utf8_lossy(&get(&api, "/metrics").await.body).into_owned();
+    assert!(text.contains("http_route=\"/scheduler/tasks/{id}\""), "{text}");
+    assert!(!text.contains("/t0") && !text.contains("nowhere"), "{text}");
+}
+
+#[tokio::test]
+async fn metrics_come_in_both_text_formats() {
+    let api = http_api::Api::new(
+        management::Management::builder().metrics(telemetry::Metrics::builder().build()).build(),
+        http_api::HttpConfig::default(),
+    );
+    assert!(get(&api, "/metrics").await.header("content-type").starts_with("text/plain; version=0.0.4"));
+    let open = Request::get("/metrics").header("accept", "application/openmetrics-text; version=1.0.0");
+    let open = send(&api, open.body(Full::default()).unwrap()).await;
+    assert!(open.header("content-type").starts_with("application/openmetrics-text"));
+    assert!(open.body.ends_with(b"# EOF\n"));
+}
