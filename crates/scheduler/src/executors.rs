@@ -11,6 +11,8 @@ use crate::executor::{
 };
 
 mod event;
+#[cfg(feature = "http")]
+mod http;
 
 /// Writes the payload to the log.
 struct Log;
@@ -42,6 +44,12 @@ pub(crate) fn register(
     if let Some(bus) = bus {
         built_in.push(("event", Arc::new(event::EventExecutor { bus: bus.clone() })));
     }
+    #[cfg(feature = "http")]
+    match http::HttpExecutor::new() {
+        Ok(executor) => built_in.push(("http", Arc::new(executor))),
+        // Without roots to trust, say: tasks that name it wait for it, and say so.
+        Err(error) => tracing::warn!(%error, "executor `http` is not available"),
+    }
     let mut guards = Vec::new();
     for (name, executor) in built_in {
         let is_taken = executors.find(name).is_some_and(|key| executors.present(key).is_some());
@@ -50,4 +58,10 @@ pub(crate) fn register(
         }
     }
     Ok(guards)
+}
+
+/// The trace context of a run: its own trace, and a span for the attempt.
+fn traceparent(run: &RunContext) -> String {
+    let span = (run.run_id().as_u128() as u64) ^ (u64::from(run.attempt()) << 48);
+    format!("00-{}-{:016x}-01", run.run_id().trace_id(), span.max(1))
 }

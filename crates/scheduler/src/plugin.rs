@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use event_bus::{Event, SubscribeOptions, by_ref};
 use plugin_core::{
     Health, InvalidManifest, Manifest, Permission, Plugin, PluginContext, PluginError, PluginKind,
     RegisterError, Registration, SwapMode, Withdraw, Withdrawal,
@@ -16,6 +17,10 @@ use crate::spec::TaskSpec;
 
 /// The name of the plugin, and of the service that it provides.
 pub const SCHEDULER: &str = "scheduler";
+
+/// What the host says when a plugin has been removed. A plugin that was stopped before has withdrawn its
+/// registrations at the stop, and its tasks wait for it as suspended.
+const UNLOADED: &str = "plugin.unloaded";
 
 /// How long a stop lets runs go on before it cancels them.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
@@ -42,6 +47,7 @@ impl SchedulerPlugin {
             .description("runs tasks by cron expression, at intervals and once")
             .kind(PluginKind::Service);
         manifest.permissions.push(Permission::ServiceProvide(SCHEDULER.to_owned()));
+        manifest.permissions.push(format!("event:subscribe:{UNLOADED}").parse()?);
         // Two of it would run each task twice.
         manifest.swap = SwapMode::Exclusive;
         Ok(Self { scheduler, manifest })
@@ -56,6 +62,14 @@ impl Plugin for SchedulerPlugin {
 
     async fn start(&self, ctx: PluginContext) -> Result<(), PluginError> {
         ctx.provide::<Scheduler>(SCHEDULER, Arc::new(self.scheduler.clone()))?;
+        let scheduler = self.scheduler.clone();
+        let on_unload = by_ref(move |event: &Event| {
+            if let Some(plugin) = event.data().get("plugin").and_then(|name| name.as_str()) {
+                scheduler.remove_left_by(plugin);
+            }
+            Ok(())
+        });
+        ctx.subscribe(UNLOADED, SubscribeOptions::default(), on_unload)?;
         if self.scheduler.config().auto_start {
             self.scheduler.start();
         }

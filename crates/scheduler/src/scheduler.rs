@@ -819,6 +819,34 @@ impl Scheduler {
         self.inner.executors.list()
     }
 
+    /// Hands what has been counted to the metrics facade; before each scrape, say.
+    pub fn report_metrics(&self) {
+        let inner = &self.inner;
+        let (counts, (lateness, executors)) = {
+            let mut core = inner.core();
+            (TaskStatus::ALL.map(|status| (status, core.table.count(status))), core.stats.take_report())
+        };
+        for (status, count) in counts {
+            metrics::gauge!("scheduler_tasks_total", "status" => status.as_str()).set(count as f64);
+        }
+        let late = metrics::histogram!("scheduler_task_lateness_seconds");
+        for (seconds, count) in lateness {
+            late.record_many(seconds, usize::try_from(count).unwrap_or(usize::MAX));
+        }
+        for report in executors {
+            // As many as there are executors that have run: what plugins register, and the built-in ones.
+            let executor = inner.executors.name_of(report.key).to_string();
+            metrics::counter!("scheduler_task_executions_total", "executor" => executor.clone())
+                .absolute(report.ended);
+            metrics::counter!("scheduler_task_failures_total", "executor" => executor.clone())
+                .absolute(report.failed);
+            let duration = metrics::histogram!("scheduler_task_duration_seconds", "executor" => executor);
+            for (seconds, count) in report.durations {
+                duration.record_many(seconds, usize::try_from(count).unwrap_or(usize::MAX));
+            }
+        }
+    }
+
     /// The registry of executors, to register one's own.
     #[must_use]
     pub fn registry(&self) -> &ExecutorRegistry {
@@ -896,6 +924,22 @@ impl Scheduler {
         if let Some(task) = core.registered(plugin, id, registration) {
             core.suspend(task, now);
             core.store_state(task);
+        }
+        drop(core);
+        self.inner.tell();
+    }
+
+    /// A plugin is gone for good: what it left suspended goes too. A successor of its name has lifted that
+    /// from what it has.
+    #[cfg(feature = "plugin")]
+    pub(crate) fn remove_left_by(&self, plugin: &str) {
+        let now = self.inner.now();
+        let mut core = self.inner.core();
+        for task in core.owned_by(plugin) {
+            if core.is_suspended(task) {
+                core.store_removal(task);
+                core.remove(task, now);
+            }
         }
         drop(core);
         self.inner.tell();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::executor::ExecutorKey;
 use crate::schedule::Micros;
 use crate::view::{Lateness, RunTotals};
 
@@ -36,17 +37,10 @@ impl Histogram {
         self.max = 0;
     }
 
-    pub(crate) const fn count(&self) -> u64 {
-        self.count
-    }
-
-    /// The buckets that are not empty: a value within each, and how many fell into it.
-    pub(crate) fn buckets(&self) -> impl Iterator<Item = (usize, Micros, u64)> {
-        self.counts
-            .iter()
-            .enumerate()
-            .filter(|(_, count)| **count > 0)
-            .map(|(at, count)| (at, upper(at), *count))
+    /// What has come since the last call: seconds, and how many spans of about that length.
+    fn take_new(&mut self) -> Vec<(f64, u64)> {
+        let found = self.counts.iter_mut().enumerate().filter(|(_, count)| **count > 0);
+        found.map(|(at, count)| (upper(at) as f64 / 1e6, std::mem::take(count))).collect()
     }
 }
 
@@ -98,6 +92,25 @@ fn span(micros: Micros) -> runtime::DurationText {
 /// How long a window of recent lateness is; two are kept.
 const WINDOW: Micros = 60 * 1_000_000;
 
+/// What has been counted of one executor's runs.
+#[derive(Debug)]
+struct ExecutorStats {
+    ended: u64,
+    failed: u64,
+    /// Since the last report.
+    duration: Histogram,
+}
+
+/// What there is to report about one executor.
+#[derive(Debug)]
+pub(crate) struct ExecutorReport {
+    pub(crate) key: ExecutorKey,
+    pub(crate) ended: u64,
+    pub(crate) failed: u64,
+    /// Seconds, and how many runs took about that long, since the last report.
+    pub(crate) durations: Vec<(f64, u64)>,
+}
+
 /// What has been counted since the scheduler was built.
 #[derive(Debug)]
 pub(crate) struct Stats {
@@ -107,8 +120,9 @@ pub(crate) struct Stats {
     pub(crate) canceled: u64,
     pub(crate) skipped: u64,
     pub(crate) retried: u64,
-    pub(crate) lateness: Histogram,
-    pub(crate) duration: Histogram,
+    /// Since the last report.
+    lateness: Histogram,
+    executors: Vec<Option<ExecutorStats>>,
     recent: [Histogram; 2],
     window_began: Micros,
 }
@@ -123,7 +137,7 @@ impl Stats {
             skipped: 0,
             retried: 0,
             lateness: Histogram::new(),
-            duration: Histogram::new(),
+            executors: Vec::new(),
             recent: [Histogram::new(), Histogram::new()],
             window_began: now,
         }
@@ -161,6 +175,36 @@ impl Stats {
         let runs = present.count + past.count;
         let rate = if runs == 0 { 0.0 } else { runs as f64 / (span.max(1_000_000) as f64 / 1e6) };
         (lateness([present, past]), rate)
+    }
+
+    /// Counts the end of a run that took `span`.
+    pub(crate) fn end(&mut self, executor: ExecutorKey, span: Micros, has_failed: bool) {
+        let at = executor.0 as usize;
+        if at >= self.executors.len() {
+            self.executors.resize_with(at + 1, || None);
+        }
+        if let Some(stats) = self.executors.get_mut(at) {
+            let new = || ExecutorStats { ended: 0, failed: 0, duration: Histogram::new() };
+            let stats = stats.get_or_insert_with(new);
+            stats.ended += 1;
+            stats.failed += u64::from(has_failed);
+            stats.duration.record(span);
+        }
+    }
+
+    /// What there is to report: how late runs were since the last report, and each executor's runs.
+    pub(crate) fn take_report(&mut self) -> (Vec<(f64, u64)>, Vec<ExecutorReport>) {
+        let executors = (0_u32..).zip(&mut self.executors).filter_map(|(key, stats)| {
+            let stats = stats.as_mut()?;
+            Some(ExecutorReport {
+                key: ExecutorKey(key),
+                ended: stats.ended,
+                failed: stats.failed,
+                durations: stats.duration.take_new(),
+            })
+        });
+        let executors = executors.collect();
+        (self.lateness.take_new(), executors)
     }
 
     pub(crate) const fn totals(&self) -> RunTotals {

@@ -435,6 +435,12 @@ impl Core {
         (owner == Some(plugin) && is_last).then_some(task)
     }
 
+    /// Whether the task rests since its plugin has stopped.
+    #[cfg(feature = "plugin")]
+    pub(crate) fn is_suspended(&self, task: u32) -> bool {
+        self.table.get(task).is_some_and(|slot| slot.flags & flag::SUSPENDED != 0)
+    }
+
     /// The plugin's tasks.
     pub(crate) fn owned_by(&self, plugin: &str) -> Vec<u32> {
         (0..self.table.end())

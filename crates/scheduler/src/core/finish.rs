@@ -88,7 +88,8 @@ impl Core {
             if let Some(started) = started {
                 record.started = started;
             }
-            self.stats.duration.record(at.saturating_sub(record.started));
+            let span = at.saturating_sub(record.started);
+            self.stats.end(active.cell.def.executor, span, outcome == RunOutcome::Failed);
             if error.is_some() || output.is_some() {
                 record.note = Some(Box::new(Note { error: error.clone(), skip_reason: None, output }));
             } else {

@@ -41,7 +41,7 @@ impl Executor for EventExecutor {
     async fn execute(&self, run: RunContext) -> Result<RunOutput, RunError> {
         let body: Body = run.payload_as()?;
         let topic = topic(&body).map_err(|error| RunError::permanent(error.to_string()))?;
-        let trace = TraceContext::new(&format!("00-{}-{:016x}-01", run.run_id().trace_id(), span_of(&run)));
+        let trace = TraceContext::new(&super::traceparent(&run));
         let mut event = self
             .bus
             .event(topic)
@@ -68,9 +68,4 @@ impl Executor for EventExecutor {
     fn description(&self) -> &str {
         "publishes an event: the payload's `topic`, `data` and `target`"
     }
-}
-
-/// A span id that is not zero.
-fn span_of(run: &RunContext) -> u64 {
-    ((run.run_id().as_u128() as u64) ^ (u64::from(run.attempt()) << 48)).max(1)
 }

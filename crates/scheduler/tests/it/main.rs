@@ -1,6 +1,8 @@
 //! The scheduler from outside, on paused time.
 
 mod controls;
+#[cfg(feature = "http")]
+mod http;
 #[cfg(feature = "plugin")]
 mod plugin;
 mod policies;

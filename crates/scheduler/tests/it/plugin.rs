@@ -203,3 +203,16 @@ async fn promise_6_a_start_that_fails_leaves_no_task() {
     let refused = scope.context().task(task("t")).unwrap_err();
     assert!(matches!(refused, RegisterError::NotPermitted(_)), "{refused}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_tasks_of_a_stopped_plugin_go_when_it_is_unloaded() {
+    let world = World::new().await;
+    let scope = world.start(&[task("nightly")], None).await;
+    world.scheduler.create(task("users")).await.unwrap();
+    scope.withdraw(Withdrawal::Stopped, secs(5)).await;
+    let unloaded = event_bus::Topic::new("plugin.unloaded").unwrap();
+    world.host.bus.emit(&unloaded, json!({"plugin": "greeter"})).unwrap();
+    tokio::time::sleep(secs(1)).await;
+    assert!(world.scheduler.get("nightly").await.is_err());
+    assert!(world.scheduler.get("users").await.is_ok());
+}
