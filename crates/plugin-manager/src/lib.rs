@@ -31,10 +31,12 @@
 //! Features: `openapi` derives OpenAPI schemas for the views.
 
 mod autoload;
+mod builder;
 mod config;
 mod error;
 mod load;
 mod manager;
+mod metrics;
 mod operations;
 mod restart;
 mod rollout;
@@ -43,10 +45,11 @@ mod supervisor;
 mod view;
 
 pub use autoload::{Definition, DefinitionView};
+pub use builder::PluginManagerBuilder;
 pub use config::ManagerConfig;
 pub use error::ManagerError;
 pub use load::{LoadRequest, SwapRequest};
-pub use manager::{Change, PluginManager, PluginManagerBuilder, PluginOptions};
+pub use manager::{Change, PluginManager, PluginOptions};
 pub use operations::{StartReport, StopReport, Unfinished};
 pub use restart::{RestartConfig, RestartPolicy};
 pub use supervisor::Applied;

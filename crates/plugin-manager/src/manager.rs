@@ -2,23 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use event_bus::EventBus;
-use plugin_core::{
-    Directory, Host, Listeners, Manifest, OverrideFile, Permission, Permissions, Plugin, PluginLoader,
-    PluginName, Settings, mask,
-};
-use registry::{PluginFactory, PluginRegistry, ServiceDirectory};
-use runtime::{CancellationToken, SharedClock, SystemClock, TaskOwner};
+use plugin_core::{Host, Manifest, Permission, Permissions, Plugin, PluginName, Settings, mask};
+use registry::{PluginRegistry, ServiceDirectory};
+use runtime::TaskOwner;
 use serde_json::{Value, json};
-use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 
 use crate::autoload::Folder;
-use crate::shared::{Entry, Loading, Shared, Status};
+use crate::builder::PluginManagerBuilder;
+use crate::shared::{Entry, Shared, Status};
 use crate::supervisor::{Grants, MAILBOX, Parts, Supervisor};
 use crate::{
     GraphView, LoadRequest, ManagerConfig, ManagerError, PluginStatusView, PluginView, RestartConfig,
@@ -68,143 +64,15 @@ impl Drop for Owner {
     }
 }
 
-/// Makes a [`PluginManager`].
-pub struct PluginManagerBuilder {
-    bus: EventBus,
-    clock: SharedClock,
-    runtime: Handle,
-    control: Handle,
-    directory: Arc<ServiceDirectory>,
-    listeners: Arc<Listeners>,
-    loaders: Vec<Loading>,
-    settings: Settings,
-    overrides: Option<OverrideFile>,
-    config: ManagerConfig,
-}
-
-impl PluginManagerBuilder {
-    /// The clock. The machine's where none is given.
-    #[must_use]
-    pub fn clock(mut self, clock: SharedClock) -> Self {
-        self.clock = clock;
-        self
-    }
-
-    /// Where plugins' code runs. The present runtime where nothing is said.
-    #[must_use]
-    pub fn runtime(mut self, runtime: Handle) -> Self {
-        self.runtime = runtime;
-        self
-    }
-
-    /// Where the supervisors run: a runtime of their own, so that blocking plugins cannot starve them. The
-    /// present one where nothing is said.
-    #[must_use]
-    pub fn control(mut self, control: Handle) -> Self {
-        self.control = control;
-        self
-    }
-
-    /// The sockets that plugins share across swaps.
-    #[must_use]
-    pub fn listeners(mut self, listeners: Arc<Listeners>) -> Self {
-        self.listeners = listeners;
-        self
-    }
-
-    /// The directory of services and routes. A new one where none is given.
-    #[must_use]
-    pub fn directory(mut self, directory: Arc<ServiceDirectory>) -> Self {
-        self.directory = directory;
-        self
-    }
-
-    /// The types that are compiled in. What they make may do all that it declares.
-    #[must_use]
-    pub fn factory(mut self, factory: PluginFactory) -> Self {
-        self.loaders.push(Loading { loader: Arc::new(factory), trusted: true });
-        self
-    }
-
-    /// A source of packages. What it makes may do what it is granted and nothing else.
-    #[must_use]
-    pub fn loader(mut self, loader: Arc<dyn PluginLoader>) -> Self {
-        self.loaders.push(Loading { loader, trusted: false });
-        self
-    }
-
-    /// The host's configuration; plugins have the sections `plugins.NAME`.
-    #[must_use]
-    pub fn settings(mut self, settings: Settings) -> Self {
-        self.settings = settings;
-        self
-    }
-
-    /// Where what operators set is kept. Without it, it lasts as long as the process.
-    #[must_use]
-    pub fn overrides(mut self, file: OverrideFile) -> Self {
-        self.overrides = Some(file);
-        self
-    }
-
-    /// How the plugins are run; to be [checked](ManagerConfig::check) by who reads it.
-    #[must_use]
-    pub fn config(mut self, config: ManagerConfig) -> Self {
-        self.config = config;
-        self
-    }
-
-    /// The manager, with no plugin yet.
-    #[must_use]
-    pub fn build(self) -> PluginManager {
-        let tasks = TaskOwner::on(self.control, "plugin-manager");
-        let directory: Arc<dyn Directory> = self.directory.clone();
-        let host = Host {
-            bus: self.bus,
-            clock: self.clock,
-            directory,
-            listeners: self.listeners,
-            runtime: self.runtime,
-        };
-        let shared = Shared {
-            config: self.config,
-            host,
-            directory: self.directory,
-            registry: PluginRegistry::new(),
-            loaders: self.loaders,
-            settings: Mutex::new(self.settings),
-            overrides: self.overrides,
-            keeping: tokio::sync::Mutex::new(()),
-            entries: RwLock::default(),
-            changes: watch::Sender::new(0),
-            incarnations: AtomicU64::new(0),
-            shutting_down: AtomicBool::new(false),
-            hurry: CancellationToken::new(),
-            tasks: tasks.clone(),
-            definitions: Mutex::default(),
-            reported: Mutex::default(),
-        };
-        PluginManager { shared: Arc::new(shared), _owner: Arc::new(Owner { tasks }) }
-    }
-}
-
 impl PluginManager {
+    pub(crate) fn new(shared: Shared, tasks: TaskOwner) -> Self {
+        Self { shared: Arc::new(shared), _owner: Arc::new(Owner { tasks }) }
+    }
+
     /// A builder; to be called within a `tokio` runtime, which serves where no other is given.
     #[must_use]
     pub fn builder(bus: EventBus) -> PluginManagerBuilder {
-        let here = Handle::current();
-        PluginManagerBuilder {
-            bus,
-            clock: SystemClock::shared(),
-            runtime: here.clone(),
-            control: here,
-            directory: ServiceDirectory::new(),
-            listeners: Arc::default(),
-            loaders: Vec::new(),
-            settings: Settings::new(),
-            overrides: None,
-            config: ManagerConfig::default(),
-        }
+        PluginManagerBuilder::new(bus)
     }
 
     /// Makes a plugin known. Nothing of it runs yet.
@@ -557,47 +425,10 @@ impl Shared {
         self.tasks.spawn(format!("supervisor of {name}"), supervisor.run());
         Ok(())
     }
-
-    /// Copies states and counts to the metrics.
-    fn report_metrics(&self) {
-        if !self.config.metrics {
-            return;
-        }
-        let records = self.registry.list();
-        metrics::gauge!("plugin_count_total").set(count(records.len()));
-        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
-        let gauge = |name: &PluginName, status: &'static str, value: f64| {
-            metrics::gauge!("plugin_status", "name" => name.to_string(), "status" => status).set(value);
-        };
-        // What a plugin was before, and what is gone, is said to be no more.
-        let now: BTreeMap<_, _> = records.iter().map(|r| (r.name().clone(), r.state.as_str())).collect();
-        for (name, status) in reported.iter().filter(|(name, status)| now.get(*name) != Some(status)) {
-            gauge(name, status, 0.0);
-        }
-        for (name, status) in &now {
-            gauge(name, status, 1.0);
-            if let Ok(entry) = self.entry(name.as_str()) {
-                let restarts = entry.status.restarts.load(Ordering::Relaxed);
-                metrics::counter!("plugin_restarts_total", "name" => name.to_string()).absolute(restarts);
-            }
-        }
-        *reported = now;
-    }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "no host has 2^52 plugins")]
-fn count(n: usize) -> f64 {
-    n as f64
 }
 
 impl fmt::Debug for PluginManager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PluginManager").field("plugins", &self.shared.registry.len()).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for PluginManagerBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PluginManagerBuilder").field("config", &self.config).finish_non_exhaustive()
     }
 }

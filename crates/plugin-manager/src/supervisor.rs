@@ -320,6 +320,17 @@ impl Supervisor {
         hurried: bool,
         work: impl Future<Output = Result<T, Failure>> + Send + 'static,
     ) -> Result<T, Failure> {
+        self.call_until(Instant::now() + limit, limit, hurried, work).await
+    }
+
+    /// The same for one of several steps that have `whole` together: that is what is said to be exceeded.
+    async fn call_until<T: Send + 'static>(
+        &self,
+        until: Instant,
+        whole: Duration,
+        hurried: bool,
+        work: impl Future<Output = Result<T, Failure>> + Send + 'static,
+    ) -> Result<T, Failure> {
         let hurry = self.shared.hurry.clone();
         let work = async move {
             tokio::select! {
@@ -328,24 +339,28 @@ impl Supervisor {
                 outcome = work => outcome,
             }
         };
-        match guarded(&self.shared.host.runtime, limit, work).await {
+        let left = until.saturating_duration_since(Instant::now());
+        match guarded(&self.shared.host.runtime, left, work).await {
             Ok(outcome) => outcome,
-            Err(error) => Err(self.failed_call(error)),
+            Err(error) => Err(self.failed_call(error, whole)),
         }
     }
 
-    fn failed_call(&self, error: CallError) -> Failure {
-        let reason = error.to_string();
+    fn failed_call(&self, error: CallError, whole: Duration) -> Failure {
+        let reason = match &error {
+            CallError::TimedOut(_) => CallError::TimedOut(whole).to_string(),
+            other => other.to_string(),
+        };
         let late = match error {
-            CallError::TimedOut(limit) => Some(limit),
-            CallError::Stuck { limit, watched } => {
+            CallError::TimedOut(_) => Some(whole),
+            CallError::Stuck { watched, .. } => {
                 let stuck = self.status.stuck.clone();
                 stuck.fetch_add(1, Ordering::Relaxed);
                 self.shared.tasks.spawn(format!("stuck call of {}", self.name), async move {
                     watched.ended().await;
                     stuck.fetch_sub(1, Ordering::Relaxed);
                 });
-                Some(limit)
+                Some(whole)
             }
             CallError::Panicked(_) | CallError::Cancelled => None,
         };

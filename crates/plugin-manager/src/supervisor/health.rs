@@ -38,7 +38,8 @@ impl Supervisor {
         if self.state() != State::Running {
             return;
         }
-        let health = answer.unwrap_or_else(|error| Health::unhealthy(self.failed_call(error).reason));
+        let limit = self.shared.config.health_check_timeout;
+        let health = answer.unwrap_or_else(|error| Health::unhealthy(self.failed_call(error, limit).reason));
         let changed = self.note_health(&health);
         let ready = health.healthy && health.ready;
         if self.shared.registry.set_ready(self.name.as_str(), ready) {

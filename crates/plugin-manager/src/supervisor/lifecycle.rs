@@ -69,11 +69,10 @@ impl Supervisor {
         }
         self.status.seen().waiting_for.clear();
         let began = Instant::now();
-        let limit = self.shared.config.max_startup_time;
         if matches!(self.state(), State::Registered | State::Failed) {
-            self.initialize(limit).await?;
+            self.initialize(self.shared.config.max_startup_time).await?;
         }
-        self.start(limit.saturating_sub(began.elapsed()), began).await
+        self.start(began).await
     }
 
     fn wait_for(&mut self, waiting: Vec<PluginName>) -> Started {
@@ -100,7 +99,7 @@ impl Supervisor {
         }
     }
 
-    async fn start(&mut self, limit: Duration, began: Instant) -> Result<Started, ManagerError> {
+    async fn start(&mut self, began: Instant) -> Result<Started, ManagerError> {
         // Looked at and stepped in one: a dependency that is about to stop sees this plugin, or is seen.
         let manifest = self.manifest.clone();
         let step = self.shared.registry.transition_if(
@@ -122,7 +121,9 @@ impl Supervisor {
             None => self.open_scope(&manifest),
         };
         self.keep_scope(Some(scope.clone()));
-        match self.call(limit, true, start(self.plugin.clone(), scope.clone(), None, false)).await {
+        let whole = self.shared.config.max_startup_time;
+        let work = start(self.plugin.clone(), scope.clone(), None, false);
+        match self.call_until(began + whole, whole, true, work).await {
             Ok(health) => {
                 self.published(&scope, &health, began)?;
                 Ok(Started::Running)
@@ -145,7 +146,7 @@ impl Supervisor {
             seen.startup = Some(took);
             seen.waiting_for.clear();
         }
-        metrics::histogram!("plugin_startup_duration_seconds").record(took.as_secs_f64());
+        ::metrics::histogram!("plugin_startup_duration_seconds").record(took.as_secs_f64());
         let detail = json!({ "incarnation": scope.incarnation(), "duration": format_duration(took), "ready": health.ready });
         self.step(Action::Done, detail)?;
         self.shared.registry.set_ready(self.name.as_str(), health.ready);
@@ -166,6 +167,17 @@ impl Supervisor {
         let state = self.state();
         if state == State::Running {
             return self.stop(order).await;
+        }
+        if state == State::Initialized
+            && order.regardless
+            && let Some(scope) = self.running.scope.take()
+        {
+            // The host ends: what the plugin began in `initialize` ends as well.
+            scope.cancel();
+            self.keep_scope(None);
+            self.close(scope, CLOSE.min(order.budget / 2))
+                .await
+                .map_err(|f| f.into_error(&self.name, Action::Stop))?;
         }
         // What waits for a dependency or for its next attempt is told not to.
         let waited = self.running.restart_at.take().is_some() || {

@@ -34,8 +34,8 @@ impl Supervisor {
             State::Running if exclusive => Box::pin(self.swap_exclusive(order)).await?,
             State::Running => Box::pin(self.swap_beside(order)).await?,
             _ => {
-                let old = self.put_in_place(order.plugin, order.manifest, order.type_name.as_deref());
-                self.destroy(old.0).await;
+                let old = self.put_in_place(order);
+                self.destroy(old.plugin).await;
             }
         }
         self.tell_swapped(&from, state);
@@ -96,17 +96,20 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Makes another plugin this one; gives the one before.
-    fn put_in_place(
-        &mut self,
-        plugin: Arc<dyn Plugin>,
-        manifest: Arc<Manifest>,
-        type_name: Option<&str>,
-    ) -> (Arc<dyn Plugin>, Arc<Manifest>) {
-        if let Err(error) = self.shared.registry.replace_manifest(manifest.clone(), type_name) {
+    /// Makes another plugin this one; gives the one before, as an order to swap it back.
+    fn put_in_place(&mut self, order: SwapOrder) -> SwapOrder {
+        let type_name = self.shared.registry.get(self.name.as_str()).and_then(|record| record.type_name);
+        let replaced =
+            self.shared.registry.replace_manifest(order.manifest.clone(), order.type_name.as_deref());
+        if let Err(error) = replaced {
             tracing::error!(plugin = %self.name, %error, "swapped plugin is not registered");
         }
-        (std::mem::replace(&mut self.plugin, plugin), std::mem::replace(&mut self.manifest, manifest))
+        SwapOrder {
+            plugin: std::mem::replace(&mut self.plugin, order.plugin),
+            manifest: std::mem::replace(&mut self.manifest, order.manifest),
+            type_name: type_name.as_deref().map(str::to_owned),
+            drain: order.drain,
+        }
     }
 
     async fn swap_beside(&mut self, order: SwapOrder) -> Result<(), ManagerError> {
@@ -150,7 +153,8 @@ impl Supervisor {
     ) {
         let old_services: Vec<_> =
             old_scope.live().map(|live| live.services().cloned().collect()).unwrap_or_default();
-        let (old, _) = self.put_in_place(order.plugin, order.manifest, order.type_name.as_deref());
+        let drain = order.drain;
+        let old = self.put_in_place(order).plugin;
         self.running.published = Some(scope.incarnation());
         self.running.failed_checks = 0;
         self.running.health_call = None;
@@ -166,7 +170,7 @@ impl Supervisor {
         self.shared.registry.set_ready(self.name.as_str(), health.ready);
         self.schedule_health();
 
-        let withdrawn = self.withdraw(old_scope.clone(), Withdrawal::Replaced, order.drain).await;
+        let withdrawn = self.withdraw(old_scope.clone(), Withdrawal::Replaced, drain).await;
         if let Ok(report) = &withdrawn {
             self.warn_of_holders(report);
         }
@@ -190,9 +194,9 @@ impl Supervisor {
         self.running.coming_back = true;
         let outcome = async {
             self.stop(&stop).await.map_err(|error| (error, None))?;
-            let old = self.put_in_place(order.plugin, order.manifest, order.type_name.as_deref());
+            let old = self.put_in_place(order);
             match self.start_anew().await {
-                Ok(()) => Ok(old.0),
+                Ok(()) => Ok(old.plugin),
                 Err(error) => Err((error, Some(old))),
             }
         };
@@ -204,9 +208,9 @@ impl Supervisor {
                 Ok(())
             }
             Err((error, old)) => {
-                if let Some((plugin, manifest)) = old {
-                    let (refused, _) = self.put_in_place(plugin, manifest, None);
-                    self.destroy(refused).await;
+                if let Some(old) = old {
+                    let refused = self.put_in_place(old);
+                    self.destroy(refused.plugin).await;
                 }
                 self.running.failures.forget();
                 self.status.seen().wanted = true;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use plugin_core::{Dependency, Health, Needs, PluginError, PluginName, State};
 use plugin_manager::{Change, ManagerConfig, ManagerError, PluginManager, PluginOptions};
+use proptest::prelude::*;
 use tokio::time::Instant;
 
 use crate::bench::{Log, Sample, builder, manager, topics};
@@ -80,6 +81,103 @@ async fn each_starts_as_soon_as_its_own_dependencies_are_there() {
     assert_eq!(began.elapsed().as_secs(), 15);
     let shown = manager.get("b").unwrap();
     assert_eq!(shown.startup_duration.unwrap().to_string(), "5s");
+}
+
+/// Which of the plugins before it each plugin needs, and how long its start takes.
+fn any_host() -> impl Strategy<Value = Vec<(Vec<usize>, u64)>> {
+    let plugin = (proptest::collection::vec(0_usize..1000, 0..4), 0_u64..50);
+    proptest::collection::vec(plugin, 1..40).prop_map(|mut plugins| {
+        for (i, (needs, _)) in plugins.iter_mut().enumerate() {
+            *needs = if i == 0 { Vec::new() } else { needs.iter().map(|n| n % i).collect() };
+            needs.sort_unstable();
+            needs.dedup();
+        }
+        plugins
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn a_start_takes_its_critical_path_and_no_longer(plugins in any_host()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let (log, manager) = (Log::default(), manager());
+            let mut done = Vec::new();
+            for (i, (needs, takes)) in plugins.iter().enumerate() {
+                let span = Duration::from_millis(*takes);
+                let mut plugin = Sample::new(&format!("p{i}"), &log).starts(move |_| async move {
+                    tokio::time::sleep(span).await;
+                    Ok(())
+                });
+                for need in needs {
+                    plugin = plugin.needs(&format!("p{need}"));
+                }
+                plugin.add_to(&manager);
+                done.push(needs.iter().map(|need| done[*need]).max().unwrap_or(0) + takes);
+            }
+            let began = Instant::now();
+            let report = manager.start_all().await.unwrap();
+            prop_assert_eq!(report.running.len(), plugins.len());
+            prop_assert_eq!(began.elapsed().as_millis(), u128::from(*done.iter().max().unwrap()));
+            let report = manager.stop_all(Duration::from_secs(30)).await;
+            prop_assert!(report.is_clean() && report.stopped.len() == plugins.len(), "{:?}", report);
+            Ok(())
+        })?;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_steps_of_a_start_share_its_time() {
+    let log = Log::default();
+    let manager = manager();
+    let mut plugin = Sample::new("p", &log).starts(|_| async {
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        Ok(())
+    });
+    plugin.on_initialize = Some(Arc::new(|_| {
+        Box::pin(async {
+            tokio::time::sleep(Duration::from_secs(40)).await;
+            Ok(())
+        })
+    }));
+    plugin.add_with(&manager, PluginOptions { restart: Some(never()), ..PluginOptions::default() });
+    let began = Instant::now();
+    let report = manager.start_all().await.unwrap();
+    assert_eq!(began.elapsed().as_secs(), 60);
+    assert_eq!(report.failed[0].reason, "start plugin `p`: deadline of 1m exceeded");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_transport_that_carries_the_request_is_not_stopped_unless_forced() {
+    let log = Log::default();
+    let manager = four(&log);
+    manager.start_all().await.unwrap();
+    let carried = |force| Change { cascade: true, force, carried_by: Some(PluginName::new("c").unwrap()) };
+    for refused in [manager.stop("a", carried(false)).await, manager.restart("b", carried(false)).await] {
+        assert!(matches!(refused, Err(ManagerError::CarriesRequest(name)) if name == "c"));
+    }
+    assert_eq!(state(&manager, "c"), State::Running);
+    manager.stop("d", carried(false)).await.unwrap();
+    manager.restart("b", carried(true)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_mailbox_is_busy() {
+    let log = Log::default();
+    let manager = manager();
+    Sample::new("p", &log)
+        .starts(|_| async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            Ok(())
+        })
+        .add_to(&manager);
+    let requests: Vec<_> = (0..200).map(|_| manager.start("p", alone())).collect();
+    let outcomes = futures_util::future::join_all(requests).await;
+    let busy = outcomes.iter().filter(|outcome| matches!(outcome, Err(ManagerError::Busy(_)))).count();
+    assert!(busy > 100, "{busy}");
+    assert!(outcomes.iter().any(Result::is_ok));
 }
 
 #[tokio::test(start_paused = true)]
