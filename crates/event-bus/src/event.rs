@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 pub use cloud::CloudEventError;
+pub(crate) use id::random_share;
 pub use id::{EventId, EventIdError};
 pub use metadata::{MAX_METADATA_ENTRIES, MAX_METADATA_VALUE_BYTES, Metadata, MetadataError, MetadataValue};
 pub(crate) use payload::Payload;
@@ -98,7 +99,6 @@ struct Inner {
 
 impl Event {
     /// Begins an event of that topic.
-    #[must_use]
     pub fn builder(topic: Topic) -> EventBuilder {
         EventBuilder {
             topic,

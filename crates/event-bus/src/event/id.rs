@@ -55,6 +55,12 @@ impl EventId {
     }
 }
 
+/// A random number of 0 to 1, for jitter.
+#[expect(clippy::cast_precision_loss, reason = "53 bits are what a float holds")]
+pub(crate) fn random_share() -> f64 {
+    (random() >> 11) as f64 / (1_u64 << 53) as f64
+}
+
 /// The next number of this thread's SplitMix64 (Steele, Lea, Flood 2014).
 fn random() -> u64 {
     thread_local! {

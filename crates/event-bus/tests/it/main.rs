@@ -1,7 +1,14 @@
 //! The bus as its users see it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests are tests, which clippy does not see"
+)]
+
 mod delivery;
 mod promises;
 mod requests;
 mod streams;
 mod support;
+mod transports;
