@@ -53,8 +53,8 @@ struct Options {
     plan: Plan,
     /// Measure one contender of one row once and print the sample: what an isolated row starts.
     probe: Option<(String, Contender)>,
-    /// Be a bare server of this kind with this answer: what the `http` suite starts.
-    bare: Option<(String, String)>,
+    /// Be a server of this kind with this argument: what the `http` suite starts.
+    serve: Option<(String, String)>,
 }
 
 fn main() -> ExitCode {
@@ -70,7 +70,7 @@ fn main() -> ExitCode {
 /// Reads the command line; `None` where help was asked for and given.
 fn parse(mut parser: lexopt::Parser) -> anyhow::Result<Option<Options>> {
     let (mut suites, mut only, mut json, mut list) = (Vec::new(), Vec::new(), None, false);
-    let (mut quick, mut rounds, mut probe, mut bare) = (false, None, None, None);
+    let (mut quick, mut rounds, mut probe, mut serve) = (false, None, None, None);
     while let Some(argument) = parser.next()? {
         match argument {
             Long("quick") => quick = true,
@@ -82,9 +82,9 @@ fn parse(mut parser: lexopt::Parser) -> anyhow::Result<Option<Options>> {
                 let id = parser.value()?.string()?;
                 probe = Some((id, parser.value()?.parse::<Contender>()?));
             }
-            Long("bare") => {
+            Long("serve") => {
                 let kind = parser.value()?.string()?;
-                bare = Some((kind, parser.value()?.string()?));
+                serve = Some((kind, parser.value()?.string()?));
             }
             Short('h') | Long("help") => {
                 print!("{HELP}");
@@ -98,7 +98,7 @@ fn parse(mut parser: lexopt::Parser) -> anyhow::Result<Option<Options>> {
         bail!("--rounds: at least one round is needed");
     }
     let plan = Plan::new(quick, rounds);
-    Ok(Some(Options { suites, only, json, list, plan, probe, bare }))
+    Ok(Some(Options { suites, only, json, list, plan, probe, serve }))
 }
 
 fn run(options: &Options) -> anyhow::Result<()> {
@@ -106,10 +106,10 @@ fn run(options: &Options) -> anyhow::Result<()> {
         let rows = suites::all().into_iter().flat_map(|suite| suite.rows(&options.plan));
         return harness::probe(rows, id, *contender, &options.plan);
     }
-    if let Some((kind, answer)) = &options.bare {
+    if let Some((kind, argument)) = &options.serve {
         // As many as a runtime takes by default.
         let workers = std::thread::available_parallelism()?.get();
-        return harness::block_on(workers, http::serve_bare(kind, answer));
+        return harness::block_on(workers, http::serve(kind, argument));
     }
     let chosen = suites::named(&options.suites)?;
     let selected =

@@ -67,19 +67,20 @@ impl Server {
         Ok(server)
     }
 
-    /// Starts this program again as one of the bare servers, which says on its output where it listens.
-    pub(crate) fn bare(kind: &str, answer: &str) -> anyhow::Result<Self> {
+    /// Starts this program again as a server of this kind, which says on its output where it listens.
+    pub(crate) fn of_this_program(kind: &str, argument: &str) -> anyhow::Result<Self> {
         let mut command = harness::this_program()?;
-        command.args(["--bare", kind, answer]).stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = command.spawn().context("start a bare server")?;
+        command.args(["--serve", kind, argument]).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().context("start a server of this program")?;
         let mut line = String::new();
-        let output = child.stdout.take().context("read from a bare server")?;
+        let output = child.stdout.take().context("read from a server of this program")?;
         let read = BufReader::new(output).read_line(&mut line);
         let address = Ipv4Addr::LOCALHOST.into();
         let address = SocketAddr::new(address, 0);
         let mut server = Self { child, address, ready_after: Duration::ZERO, data: None };
-        read.context("read where a bare server listens")?;
-        server.address = line.trim().parse().with_context(|| format!("a bare server listens on `{line}`"))?;
+        read.context("read where a server of this program listens")?;
+        server.address =
+            line.trim().parse().with_context(|| format!("a server of this program listens on `{line}`"))?;
         Ok(server)
     }
 

@@ -30,7 +30,7 @@ pub(super) fn text(path: &str, answer: &Answer) -> String {
 }
 
 /// Serves `answer` with `kind` until the process is ended, after it said where it listens.
-pub(crate) async fn serve(kind: &str, answer: &str) -> anyhow::Result<()> {
+pub(super) async fn serve(kind: &str, answer: &str) -> anyhow::Result<()> {
     let answer: Value = serde_json::from_str(answer).context("read the answer to give")?;
     let path = answer["path"].as_str().context("an answer without a path")?.to_owned();
     let body = Bytes::from(answer["body"].as_str().context("an answer without a body")?.to_owned());

@@ -1,0 +1,63 @@
+//! A host with the HTTP transport, the scheduler, and one plugin that has a route.
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use event_bus::EventBus;
+use http_api::HttpPlugin;
+use management::Management;
+use plugin_core::{Endpoint, Layer, PluginBuilder, Reply, RouteRequest, Settings};
+use plugin_manager::{PluginManager, PluginOptions};
+use scheduler::{Scheduler, SchedulerPlugin};
+use serde_json::json;
+use telemetry::Telemetry;
+
+/// The plugin's route.
+pub(super) const ROUTE: &str = "/greeter/hello";
+
+/// Runs the host until the process is ended, after it said where it listens. Telemetry is that of a server:
+/// metrics recorded, logs from `info` on, written to nowhere.
+pub(super) async fn serve() -> anyhow::Result<()> {
+    let telemetry = Telemetry::builder().log_writer(std::io::sink).install()?;
+    let bus = EventBus::builder().build();
+    let scheduler = Scheduler::builder().bus(bus.clone()).build().await?;
+    let mut settings = Settings::new();
+    let values = json!({ "plugins": { "http": { "host": "127.0.0.1", "port": 0 } } });
+    settings.set_layer(Layer::File, "bench", values.as_object().cloned().unwrap_or_default());
+    let manager = PluginManager::builder(bus.clone()).settings(settings).build();
+    let management = Management::builder()
+        .bus(bus)
+        .scheduler(scheduler.clone())
+        .manager(manager.clone())
+        .metrics(telemetry.metrics().clone())
+        .build();
+    let http = Arc::new(HttpPlugin::new(management));
+    let mut address = http.address();
+    let greeter = PluginBuilder::new("greeter", "1.0.0")?
+        .permission("route:/greeter")?
+        .on_start(|ctx| async move {
+            ctx.route(Endpoint::get(ROUTE), |_: RouteRequest| async {
+                Ok(Reply::text("hello from a plugin"))
+            })?;
+            Ok(())
+        })
+        .build();
+    manager.register(Arc::new(SchedulerPlugin::new(scheduler)?), PluginOptions::default())?;
+    manager.register(Arc::new(greeter), PluginOptions::default())?;
+    manager.register(http, PluginOptions::default())?;
+    let report = manager.start_all().await?;
+    ensure!(
+        report.failed.is_empty() && report.waiting.is_empty(),
+        "{:?} {:?}",
+        report.failed,
+        report.waiting
+    );
+
+    let listening = tokio::time::timeout(Duration::from_secs(10), address.wait_for(Option::is_some)).await;
+    let address = *listening.context("the host listens nowhere")??;
+    let mut out = std::io::stdout();
+    writeln!(out, "{}", address.context("the host listens nowhere")?).and_then(|()| out.flush())?;
+    std::future::pending().await
+}
