@@ -13,7 +13,7 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Limited;
 use management::{Caller, Claim, Idempotent, Management, Origin, Problem, ProblemKind, StoredAnswer};
-use runtime::CancellationToken;
+use runtime::{CancellationToken, TaskOwner};
 use telemetry::TraceContext;
 use tokio::sync::Semaphore;
 use tower_service::Service;
@@ -68,6 +68,7 @@ impl Api {
         let shared = Arc::new(Shared {
             event_streams: Arc::new(Semaphore::new(config.event_streams_max)),
             closing: CancellationToken::new(),
+            keyed: TaskOwner::new("keyed requests"),
             management,
             config,
             openapi,
@@ -177,8 +178,14 @@ impl Api {
             Idempotent::First(claim) => claim,
             Idempotent::Done(answer) => return Ok(replay(&answer)),
         };
-        let response = self.route(parts, Body::from(body), scope).await;
-        Ok(keep(claim, response, &scope.caller.trace).await)
+        // A task of its own: a client that gives up and asks again is what keys are for, and finds the answer.
+        let (sender, answer) = tokio::sync::oneshot::channel();
+        let (api, scope) = (self.clone(), Arc::clone(scope));
+        self.inner.shared.keyed.spawn("request", async move {
+            let response = api.route(parts, Body::from(body), &scope).await;
+            let _ = sender.send(keep(claim, response, &scope.caller.trace).await);
+        });
+        answer.await.map_err(|_| Problem::internal().into())
     }
 }
 

@@ -2,13 +2,15 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use management::Management;
 use plugin_core::{
     ConfigError, ConfigSpec, Health, HostListener, Manifest, Plugin, PluginContext, PluginError, PluginKind,
+    Reconfigured,
 };
-use runtime::TaskOwner;
+use runtime::{CancellationToken, TaskOwner};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -28,9 +30,13 @@ pub struct HttpPlugin {
     serving: Mutex<Option<Serving>>,
 }
 
+/// What listens now.
 struct Serving {
     server: Arc<Server>,
-    accepting: TaskOwner,
+    /// Ends accepting, with the plugin or before it.
+    accepting: CancellationToken,
+    drain_deadline: Duration,
+    _accepts: TaskOwner,
 }
 
 impl HttpPlugin {
@@ -54,8 +60,51 @@ impl HttpPlugin {
         self.address.subscribe()
     }
 
+    /// Listens as the configuration says, and accepts.
+    async fn open(&self, ctx: &PluginContext) -> Result<Serving, PluginError> {
+        let config: HttpConfig = ctx.config()?;
+        config.check()?;
+        let plugins = Handle::current();
+        // Opened where it is accepted from: a socket is woken by the runtime that it was opened on, and
+        // plugins' code can block all threads of theirs.
+        let opening = self.runtime.clone().unwrap_or_else(|| plugins.clone());
+        let (opener, at) = (ctx.clone(), config.address());
+        let listener = opening.spawn(async move { opener.listen("http", at).await }).await??;
+        let address = listener.address();
+        let drain_deadline = config.drain_deadline;
+        let (handle, api) = match &self.runtime {
+            Some(control) => {
+                let lanes = Lanes::new(control.metrics().num_workers(), plugins);
+                (control.clone(), Api::with_lanes(self.management.clone(), config, lanes))
+            }
+            None => (plugins, Api::new(self.management.clone(), config)),
+        };
+        let server = Arc::new(Server::on(&handle, api));
+        let accepting = ctx.cancelled().child_token();
+        let accepts = TaskOwner::on(handle, "http");
+        let (accepted, stopped) = (Arc::clone(&server), accepting.clone());
+        accepts.spawn("accept", async move { accepted.accept(&listener, stopped).await });
+        self.address.send_replace(Some(address));
+        tracing::info!(%address, "listening");
+        Ok(Serving { server, accepting, drain_deadline, _accepts: accepts })
+    }
+
     fn serving(&self) -> MutexGuard<'_, Option<Serving>> {
         self.serving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Serving {
+    /// Accepts no more, and lets what is open finish until the deadline.
+    async fn close(self) {
+        self.accepting.cancel();
+        let report = self.server.drain(self.drain_deadline).await;
+        if !report.is_clean() {
+            tracing::warn!(
+                connections = report.aborted.len() + report.stuck.len(),
+                "cut off at the deadline"
+            );
+        }
     }
 }
 
@@ -85,45 +134,28 @@ impl Plugin for HttpPlugin {
     }
 
     async fn start(&self, ctx: PluginContext) -> Result<(), PluginError> {
-        let config: HttpConfig = ctx.config()?;
-        config.check()?;
-        let plugins = Handle::current();
-        // Opened where it is accepted from: a socket is woken by the runtime that it was opened on, and
-        // plugins' code can block all threads of theirs.
-        let opening = self.runtime.clone().unwrap_or_else(|| plugins.clone());
-        let (opener, at) = (ctx.clone(), config.address());
-        let listener = opening.spawn(async move { opener.listen("http", at).await }).await??;
-        let address = listener.address();
-        let (handle, api) = match &self.runtime {
-            Some(control) => {
-                let lanes = Lanes::new(control.metrics().num_workers(), plugins);
-                (control.clone(), Api::with_lanes(self.management.clone(), config, lanes))
-            }
-            None => (plugins, Api::new(self.management.clone(), config)),
-        };
-        let server = Arc::new(Server::on(&handle, api));
-        let accepting = TaskOwner::on(handle, "http");
-        let (accepted, stopped) = (Arc::clone(&server), ctx.cancelled());
-        accepting.spawn("accept", async move { accepted.accept(&listener, stopped).await });
-        *self.serving() = Some(Serving { server, accepting });
-        self.address.send_replace(Some(address));
-        tracing::info!(%address, "listening");
+        let serving = self.open(&ctx).await?;
+        *self.serving() = Some(serving);
         Ok(())
     }
 
-    async fn stop(&self, ctx: PluginContext) -> Result<(), PluginError> {
+    async fn stop(&self, _: PluginContext) -> Result<(), PluginError> {
         let Some(serving) = self.serving().take() else { return Ok(()) };
-        let deadline = ctx.config::<HttpConfig>().unwrap_or_default().drain_deadline;
-        serving.accepting.cancel();
         self.address.send_replace(None);
-        let report = serving.server.drain(deadline).await;
-        if !report.is_clean() {
-            tracing::warn!(
-                connections = report.aborted.len() + report.stuck.len(),
-                "cut off at the deadline"
-            );
-        }
+        serving.close().await;
         Ok(())
+    }
+
+    /// Takes any change while running, the address too: connections that are open finish what they are at,
+    /// the one among them that carries the change.
+    async fn reconfigure(&self, ctx: PluginContext) -> Result<Reconfigured, PluginError> {
+        let next = self.open(&ctx).await?;
+        let previous = self.serving().replace(next);
+        if let Some(previous) = previous {
+            previous.accepting.cancel();
+            ctx.spawn("drain", previous.close());
+        }
+        Ok(Reconfigured::Applied)
     }
 
     async fn health(&self) -> Health {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use management::Management;
-use runtime::CancellationToken;
+use runtime::{CancellationToken, TaskOwner};
 use tokio::sync::Semaphore;
 
 use crate::HttpConfig;
@@ -19,6 +19,8 @@ pub(crate) struct Shared {
     pub(crate) lanes: Option<Lanes>,
     /// Places for clients that follow events.
     pub(crate) event_streams: Arc<Semaphore>,
+    /// Requests with an `Idempotency-Key`, which go on when their client leaves.
+    pub(crate) keyed: TaskOwner,
     /// Signalled when answers without an end should end.
     pub(crate) closing: CancellationToken,
 }

@@ -115,12 +115,38 @@ impl Management {
         target: &str,
         work: impl Future<Output = Result<T, Problem>>,
     ) -> Result<T, Problem> {
+        let mut entry = Pending { management: self, caller, action, target, recorded: false };
         let outcome = match caller.require(role) {
             Ok(()) => work.await,
             Err(refused) => Err(refused),
         };
-        self.inner.audit.record(caller, action, target, &outcome);
+        entry.record(&outcome);
         outcome
+    }
+}
+
+/// A write that is to be recorded, also if its caller leaves before it has ended.
+struct Pending<'a> {
+    management: &'a Management,
+    caller: &'a Caller,
+    action: &'static str,
+    target: &'a str,
+    recorded: bool,
+}
+
+impl Pending<'_> {
+    fn record<T>(&mut self, outcome: &Result<T, Problem>) {
+        self.recorded = true;
+        self.management.inner.audit.record(self.caller, self.action, self.target, outcome);
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        if !self.recorded {
+            let left = "the caller left, or the host failed, before the end was known";
+            self.record::<()>(&Err(Problem::new(ProblemKind::Internal, left)));
+        }
     }
 }
 

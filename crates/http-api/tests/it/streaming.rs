@@ -161,3 +161,29 @@ async fn an_open_address_is_refused_and_a_taken_port_is_named() {
     let error = host.manager.start("http", Change::default()).await.unwrap_err().to_string();
     assert!(error.contains(&port.to_string()), "{error}");
 }
+
+#[tokio::test]
+async fn a_new_configuration_is_taken_without_cutting_off_the_request_that_brings_it() {
+    let host = host().await;
+    let address = listening(&host).await;
+    let put = async |at: SocketAddr, body: &str| {
+        let mut stream = TcpStream::connect(at).await.unwrap();
+        let request = format!(
+            "PUT /plugins/http/config HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        timeout(SOON, stream.read_to_string(&mut answer)).await.expect("answered, then closed").unwrap();
+        answer
+    };
+    let answer = put(address, r#"{"port": 0, "body_bytes_max": 2048}"#).await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("\"applied\":\"live\""), "{answer}");
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let body = format!(r#"{{"port": {port}}}"#);
+    let refused = call(&host.api, Method::PUT, "/plugins/http/config", &body).await;
+    assert_eq!(refused.status, 422, "{}", refused.json());
+    let again = timeout(SOON, TcpStream::connect(host.http.address().borrow().unwrap())).await;
+    assert!(again.unwrap().is_ok(), "what listened goes on listening");
+}

@@ -280,3 +280,47 @@ async fn every_write_is_in_the_audit_log_refused_ones_too() {
     assert_eq!(seen, ["task.pause none not_found", "task.create t done"]);
     assert_eq!(audit["data"]["entries"][0]["caller"], "developer");
 }
+
+#[tokio::test]
+async fn a_client_that_leaves_finds_its_answer_under_the_key() {
+    let host = host().await;
+    let request = || {
+        Request::post("/plugins/greeter/restart")
+            .header("idempotency-key", "k")
+            .body(Full::<bytes::Bytes>::default())
+            .unwrap()
+    };
+    let before = host.manager.get("greeter").unwrap().incarnation;
+    let mut first = Box::pin(host.api.handle(request(), None));
+    assert!(futures_util::poll!(&mut first).is_pending());
+    drop(first);
+    let answer = async {
+        loop {
+            let answer = send(&host.api, request()).await;
+            if answer.status != 409 {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let answer = tokio::time::timeout(Duration::from_secs(10), answer).await.expect("in time");
+    assert_eq!(
+        (answer.status.as_u16(), answer.header("idempotency-replayed")),
+        (200, "true"),
+        "{}",
+        answer.json()
+    );
+    assert_eq!(host.manager.get("greeter").unwrap().incarnation, before + 1, "done once");
+}
+
+#[tokio::test]
+async fn a_write_whose_client_leaves_is_in_the_audit_log_too() {
+    let host = host().await;
+    let request = Request::post("/plugins/greeter/restart").body(Full::<bytes::Bytes>::default()).unwrap();
+    let mut first = Box::pin(host.api.handle(request, None));
+    assert!(futures_util::poll!(&mut first).is_pending());
+    drop(first);
+    let entry = get(&host.api, "/audit").await.json()["data"]["entries"][0].clone();
+    assert_eq!((&entry["action"], &entry["target"]), (&json!("plugin.restart"), &json!("greeter")));
+    assert_ne!(entry["outcome"], "done");
+}
