@@ -64,6 +64,33 @@ impl Default for SchedulerConfig {
     }
 }
 
+impl SchedulerConfig {
+    /// Checks the bounds.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::Invalid`] with the setting that is out of them.
+    pub fn check(&self) -> Result<(), BuildError> {
+        for (field, value) in [
+            ("max_concurrent_tasks", self.max_concurrent_tasks),
+            ("max_tasks", self.max_tasks),
+            ("max_records", self.max_records),
+            ("max_queued_runs", self.max_queued_runs),
+        ] {
+            // Places are counted in 32 bits.
+            if value == 0 || value > 1 << 30 {
+                let detail = "must be from 1 to 1073741824".to_owned();
+                return Err(BuildError::Invalid { field: field.to_owned(), detail });
+            }
+        }
+        if self.default_timeout.is_zero() {
+            let detail = "must be 1ms or more".to_owned();
+            return Err(BuildError::Invalid { field: "default_timeout".to_owned(), detail });
+        }
+        Ok(())
+    }
+}
+
 /// Why a scheduler was not built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -176,22 +203,7 @@ impl SchedulerBuilder {
     /// If a setting is out of bounds.
     pub async fn build(self) -> Result<Scheduler, BuildError> {
         let config = self.config;
-        for (field, value) in [
-            ("max_concurrent_tasks", config.max_concurrent_tasks),
-            ("max_tasks", config.max_tasks),
-            ("max_records", config.max_records),
-            ("max_queued_runs", config.max_queued_runs),
-        ] {
-            // Places are counted in 32 bits.
-            if value == 0 || value > 1 << 30 {
-                let detail = "must be from 1 to 1073741824".to_owned();
-                return Err(BuildError::Invalid { field: field.to_owned(), detail });
-            }
-        }
-        if config.default_timeout.is_zero() {
-            let detail = "must be 1ms or more".to_owned();
-            return Err(BuildError::Invalid { field: "default_timeout".to_owned(), detail });
-        }
+        config.check()?;
         let built_in = executors::register(&self.executors, self.bus.as_ref())?;
         let teller = self.bus.map(|bus| Teller::new(bus, &self.node)).transpose()?;
         let now = floor_micros(self.clock.now());

@@ -1,0 +1,135 @@
+//! The process: from the command line to its exit code.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Parser;
+use plugin_core::BoxError;
+use runtime::Shutdown;
+use telemetry::Telemetry;
+use tokio::runtime::Runtime;
+use tracing::{info, warn};
+
+use crate::config::{self, Loaded};
+use crate::flags::Flags;
+use crate::host::Host;
+use crate::wiring::{self, Running};
+
+/// What the end of the process keeps back of its deadline for logs and the like.
+const FLUSH: Duration = Duration::from_secs(2);
+
+/// Runs Gantry's server, with what `setup` adds to it, until the process is asked to end.
+///
+/// The exit code is 0 after an orderly end, 1 if the server cannot start or its configuration is wrong, and
+/// 2 for a wrong command line.
+pub fn run(setup: impl FnOnce(&mut Host) -> Result<(), BoxError>) -> ExitCode {
+    let flags = match Flags::try_parse() {
+        Ok(flags) => flags,
+        // `--help` and `--version` come here, too.
+        Err(said) => said.exit(),
+    };
+    match serve(&flags, setup) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say_error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "there may be no log yet, and people look here")]
+fn say_error(error: &anyhow::Error) {
+    eprintln!("error: {error:#}");
+}
+
+#[expect(clippy::print_stdout, reason = "what the program says to whoever started it")]
+fn say(text: &str) {
+    println!("{text}");
+}
+
+fn serve(flags: &Flags, setup: impl FnOnce(&mut Host) -> Result<(), BoxError>) -> anyhow::Result<()> {
+    // Supervisors and the management API on one, plugins' code on the other: code that blocks its thread
+    // cannot keep an operator from stopping it.
+    let control = worker_threads("gantry-control")?;
+    let plugins = worker_threads("gantry-plugin")?;
+    let outcome = control.block_on(serve_on(flags, setup, &plugins));
+    // Code that blocks still holds its thread; the process does not wait for it.
+    plugins.shutdown_background();
+    control.shutdown_background();
+    outcome
+}
+
+fn worker_threads(name: &'static str) -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .thread_name(name)
+        .enable_all()
+        .build()
+        .with_context(|| format!("start the threads `{name}`"))
+}
+
+async fn serve_on(
+    flags: &Flags,
+    setup: impl FnOnce(&mut Host) -> Result<(), BoxError>,
+    plugins: &Runtime,
+) -> anyhow::Result<()> {
+    let loaded = config::load(flags, std::env::vars()).await?;
+    let mut host = Host::new()?;
+    setup(&mut host).map_err(|error| anyhow::anyhow!(error)).context("set up the host")?;
+    wiring::check(&loaded, &host)?;
+    if flags.check_config {
+        say("the configuration is right");
+        return Ok(());
+    }
+
+    // Signals are listened to before anything starts, so that none gets lost.
+    let shutdown = Shutdown::new();
+    let asked = shutdown.wait();
+    tokio::pin!(asked);
+
+    // First of all: a counter that is taken earlier would count nothing.
+    let telemetry = install_telemetry(&loaded)?;
+    let deadline = loaded.host.manager.shutdown_deadline;
+    let running = tokio::select! {
+        running = wiring::start(loaded, host, &telemetry, plugins.handle()) => running?,
+        reason = &mut asked => {
+            info!(reason = ?reason?, "asked to end while starting");
+            return Ok(());
+        }
+    };
+    say(&greeting(&running));
+    let reason = asked.await?;
+    info!(?reason, "ending");
+    // A second signal means that somebody does not want to wait.
+    tokio::select! {
+        () = running.stop(deadline.saturating_sub(FLUSH)) => {}
+        _ = shutdown.wait() => warn!("asked to end a second time: not waiting any longer"),
+    }
+    let flushed = telemetry.shutdown(FLUSH).await;
+    if !flushed.is_clean() {
+        warn!(?flushed, "telemetry was not flushed whole");
+    }
+    Ok(())
+}
+
+fn install_telemetry(loaded: &Loaded) -> anyhow::Result<Telemetry> {
+    let host = &loaded.host;
+    Telemetry::builder()
+        .log_format(host.log.format(host.env)?)
+        .log_filter(host.log.filter()?)
+        .install()
+        .context("set up logs and metrics")
+}
+
+fn greeting(running: &Running) -> String {
+    let base = format!("http://{}", running.address);
+    let version = env!("CARGO_PKG_VERSION");
+    format!(
+        "gantry-server {version} on {base}\n  \
+         a short tour      {base}/demo\n  \
+         every route       {base}/docs\n  \
+         what runs         {base}/plugins/status\n  \
+         metrics           {base}/metrics\n\
+         Ctrl-C drains and ends."
+    )
+}

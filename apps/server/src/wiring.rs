@@ -1,0 +1,214 @@
+//! Which parts there are, and who knows whom.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use event_bus::EventBus;
+use http_api::HttpPlugin;
+use management::Management;
+use plugin_core::{ConfigError, Manifest, Plugin, PluginLoader, State, decode};
+use plugin_manager::{ManagerError, PluginManager, PluginOptions, StartReport};
+use registry::ServiceDirectory;
+use runtime::{SystemClock, TaskOwner};
+use scheduler::{Scheduler, SchedulerConfig, SchedulerPlugin};
+use serde_json::Value;
+use telemetry::Telemetry;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+
+use crate::config::Loaded;
+use crate::host::Host;
+
+/// A host that runs.
+pub(crate) struct Running {
+    /// Where the management API is.
+    pub(crate) address: SocketAddr,
+    manager: PluginManager,
+    management: Management,
+    bus: EventBus,
+    /// The start of plugins, which may go on while the host serves.
+    _starting: TaskOwner,
+}
+
+/// How many recent events can be looked at, and streams resumed from.
+const HISTORY: usize = 10_000;
+
+/// The transport plugin.
+const HTTP: &str = "http";
+
+/// Checks the plugins' sections, each by its plugin.
+pub(crate) fn check(loaded: &Loaded, host: &Host) -> anyhow::Result<()> {
+    scheduler_config(loaded)?;
+    let built_in = http_manifest()?;
+    let types: Vec<_> = host.factory.types().into_iter().map(|of| of.manifest).collect();
+    let own: Vec<_> = host.plugins.iter().map(|(plugin, _)| plugin.manifest()).collect();
+    for manifest in &own {
+        manifest.check()?;
+    }
+    let known = || std::iter::once(&built_in).chain(&own).chain(&types);
+    for (name, section) in &loaded.host.plugins {
+        if name == scheduler::SCHEDULER {
+            continue;
+        }
+        let path = format!("plugins.{name}");
+        let Some(manifest) = known().find(|manifest| manifest.name == *name.as_str()) else {
+            bail!(ConfigError::invalid(path, "there is no plugin of this name"));
+        };
+        check_section(manifest, section).map_err(|error| error.under(&path))?;
+    }
+    Ok(())
+}
+
+fn check_section(manifest: &Manifest, section: &Value) -> Result<(), ConfigError> {
+    match &manifest.config {
+        Some(spec) => spec.check(section),
+        None => Err(ConfigError::invalid("", "the plugin takes no configuration")),
+    }
+}
+
+/// The transport's manifest, asked of one that serves nothing.
+fn http_manifest() -> anyhow::Result<Manifest> {
+    Ok(HttpPlugin::new(Management::builder().build()).manifest())
+}
+
+fn scheduler_config(loaded: &Loaded) -> anyhow::Result<SchedulerConfig> {
+    let path = format!("plugins.{}", scheduler::SCHEDULER);
+    let section = loaded.settings.section(&["plugins", scheduler::SCHEDULER]);
+    let config: SchedulerConfig = decode(&section).map_err(|error| error.under(&path))?;
+    config.check().map_err(|error| error_under(&path, error))?;
+    Ok(config)
+}
+
+fn error_under(path: &str, error: scheduler::BuildError) -> ConfigError {
+    match error {
+        scheduler::BuildError::Invalid { field, detail } => ConfigError::invalid(field, detail).under(path),
+        other => ConfigError::invalid(path, other.to_string()),
+    }
+}
+
+/// Puts the host together and starts its plugins.
+pub(crate) async fn start(
+    loaded: Loaded,
+    host: Host,
+    telemetry: &Telemetry,
+    plugins: &Handle,
+) -> anyhow::Result<Running> {
+    let clock = SystemClock::shared();
+    let control = Handle::current();
+    let bus = EventBus::builder().clock(clock.clone()).history(HISTORY).build();
+    let directory = ServiceDirectory::new();
+    // Runs and handlers are plugins' code: what spawns them has to be made on their runtime.
+    let scheduler = {
+        let _plugins = plugins.enter();
+        Scheduler::builder()
+            .clock(clock.clone())
+            .bus(bus.clone())
+            .node(&loaded.host.node)
+            .config(scheduler_config(&loaded)?)
+            .start_later()
+            .build()
+            .await
+            .context("build the scheduler")?
+    };
+    let manager = PluginManager::builder(bus.clone())
+        .clock(clock.clone())
+        .runtime(plugins.clone())
+        .control(control.clone())
+        .directory(directory.clone())
+        .factory(host.factory)
+        .config(loaded.host.manager.clone())
+        .settings(loaded.settings)
+        .overrides(loaded.overrides)
+        .build();
+    let management = Management::builder()
+        .clock(clock)
+        .node(&loaded.host.node)
+        .product("gantry", env!("CARGO_PKG_VERSION"))
+        .bus(bus.clone())
+        .directory(directory)
+        .scheduler(scheduler.clone())
+        .manager(manager.clone())
+        .metrics(telemetry.metrics().clone())
+        .build();
+    measure(telemetry, &bus, &scheduler, &manager);
+
+    let http = HttpPlugin::new(management.clone()).runtime(control);
+    let listening = http.address();
+    for (plugin, options) in [
+        (Arc::new(SchedulerPlugin::new(scheduler)?) as Arc<dyn Plugin>, PluginOptions::default()),
+        (Arc::new(http), PluginOptions::default()),
+    ]
+    .into_iter()
+    .chain(host.plugins)
+    {
+        manager.register(plugin, options).context("register")?;
+    }
+    // A plugin may take its time; the host can be looked at meanwhile.
+    let starting = TaskOwner::new("start");
+    let starter = manager.clone();
+    let (begun, outcome) = oneshot::channel();
+    starting.spawn("plugins", async move {
+        let _ = begun.send(log_start(starter.start_all().await));
+    });
+    let transport = async {
+        let settled = || {
+            let failed = manager.get(HTTP).is_ok_and(|http| http.status == State::Failed);
+            listening.borrow().is_some() || failed
+        };
+        manager.wait_until(loaded.host.manager.max_startup_time, settled).await;
+    };
+    tokio::select! {
+        () = transport => {}
+        refused = outcome => refused.context("start the plugins")??,
+    }
+    // Without its transport nobody can reach the host, so that it does not stay up alone.
+    let Some(address) = *listening.borrow() else {
+        let why = manager.get(HTTP).ok().and_then(|http| http.last_error).map(|error| error.message);
+        manager.stop_all(loaded.host.manager.shutdown_deadline).await;
+        return Err(anyhow!(why.unwrap_or_else(|| "it did not start in time".to_owned())));
+    };
+    Ok(Running { address, manager, management, bus, _starting: starting })
+}
+
+/// Says what of the host did not start, and gives back what kept everything from starting.
+fn log_start(outcome: Result<StartReport, ManagerError>) -> Result<(), ManagerError> {
+    let report = outcome?;
+    for failed in &report.failed {
+        warn!(plugin = %failed.name, reason = failed.reason, "plugin did not start");
+    }
+    for waiting in &report.waiting {
+        warn!(plugin = %waiting.name, reason = waiting.reason, "plugin waits");
+    }
+    info!(running = report.running.len(), took = %report.took, "started");
+    Ok(())
+}
+
+/// Has hot paths' own counts fetched when somebody looks.
+fn measure(telemetry: &Telemetry, bus: &EventBus, scheduler: &Scheduler, manager: &PluginManager) {
+    let metrics = telemetry.metrics();
+    let (bus, scheduler, manager) = (bus.clone(), scheduler.clone(), manager.clone());
+    metrics.register_collector("event-bus", move || bus.report_metrics()).detach();
+    metrics.register_collector("scheduler", move || scheduler.report_metrics()).detach();
+    metrics.register_collector("plugin-manager", move || manager.report_metrics()).detach();
+}
+
+impl Running {
+    /// Stops the plugins, the last started first, and then the bus.
+    pub(crate) async fn stop(self, deadline: Duration) {
+        let begun = tokio::time::Instant::now();
+        // Whoever balances load looks at this first.
+        self.management.begin_shutdown();
+        let report = self.manager.stop_all(deadline).await;
+        if !report.is_clean() {
+            warn!(failed = ?report.failed, unfinished = ?report.unfinished, "plugins did not stop in order");
+        }
+        let left = deadline.saturating_sub(begun.elapsed());
+        let drained = self.bus.shutdown(left).await;
+        if drained.undelivered > 0 {
+            warn!(undelivered = drained.undelivered, "events were not handled");
+        }
+    }
+}

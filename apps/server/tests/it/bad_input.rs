@@ -1,0 +1,124 @@
+//! Wrong input: a clear refusal that names the field, and nothing changed.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::process::Server;
+
+fn task(changes: Value) -> Value {
+    let mut body = json!({"id": "bad", "schedule": {"type": "interval", "interval": "30s"}});
+    for (key, value) in changes.as_object().unwrap() {
+        body[key] = value.clone();
+    }
+    body
+}
+
+#[tokio::test]
+async fn promise_10_a_task_body_that_is_refused_names_the_field_and_leaves_no_task() {
+    let server = Server::start().await;
+    let cron = |cron: &str| json!({"schedule": {"type": "cron", "cron": cron}});
+    for (changes, field) in [
+        (json!({"id": ""}), "id"),
+        (json!({"id": "a b"}), "id"),
+        (json!({"id": "x".repeat(129)}), "id"),
+        (json!({"id": 7}), "id"),
+        (json!({"colour": "red"}), "colour"),
+        (json!({"schedule": {"type": "sometimes"}}), "schedule"),
+        (json!({"schedule": {"type": "interval", "interval": "0s"}}), "schedule.interval"),
+        (json!({"schedule": {"type": "interval", "interval": "-5s"}}), "schedule.interval"),
+        (json!({"schedule": {"type": "interval", "interval": "999999999h"}}), "schedule.interval"),
+        (json!({"schedule": {"type": "interval"}}), "schedule"),
+        (json!({"schedule": {"type": "once"}}), "schedule"),
+        (json!({"schedule": {"type": "once", "at": "tomorrow"}}), "schedule.at"),
+        (
+            json!({"schedule": {"type": "cron", "cron": "@daily", "timezone": "Mars/Olympus"}}),
+            "schedule.timezone",
+        ),
+        (json!({"schedule": {"type": "cron", "cron": "@daily", "max_runs": 0}}), "schedule.max_runs"),
+        (cron(""), "schedule.cron"),
+        (cron("* * *"), "schedule.cron"),
+        (cron("0 0 31 2 *"), "schedule.cron"),
+        (cron("61 * * * *"), "schedule.cron"),
+        (cron("@fortnightly"), "schedule.cron"),
+        (cron("@every 0s"), "schedule.cron"),
+        (cron(&"*".repeat(100_000)), "schedule.cron"),
+        (json!({"overlap": "maybe"}), "overlap"),
+        (json!({"timeout": "0s"}), "timeout"),
+        (json!({"after": ["absent"]}), "after"),
+    ] {
+        let answer = server.post("/scheduler/tasks", task(changes.clone())).await;
+        let error = answer.refusal(422);
+        let named = error["field"].as_str().unwrap_or_default();
+        assert!(named.starts_with(field), "{changes}: the field is `{named}`: {}", answer.text);
+    }
+    assert_eq!(server.get("/scheduler/tasks").await.data()["total"], 0);
+}
+
+#[tokio::test]
+async fn bodies_that_cannot_be_read_are_400_and_too_large_ones_413() {
+    let server = Server::start().await;
+    for body in ["", "{", "nonsense", "{\"id\": \"a\"} x", "\u{0}"] {
+        let body = Some((body, "application/json"));
+        server.send_as(Method::POST, "/scheduler/tasks", body, &[]).await.refusal(400);
+    }
+    server
+        .send_as(Method::POST, "/scheduler/tasks", Some(("[]", "application/json")), &[])
+        .await
+        .refusal(422);
+    server.send_as(Method::POST, "/scheduler/tasks", Some(("id=a", "text/plain")), &[]).await.refusal(415);
+    let huge = json!({"id": "a", "payload": "x".repeat(1 << 20)}).to_string();
+    let body = Some((huge.as_str(), "application/json"));
+    server.send_as(Method::POST, "/scheduler/tasks", body, &[]).await.refusal(413);
+    assert_eq!(server.get("/scheduler/tasks").await.data()["total"], 0);
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_404_and_what_conflicts_409() {
+    let server = Server::start().await;
+    for path in [
+        "/scheduler/tasks/absent",
+        "/scheduler/tasks/absent/runs",
+        "/scheduler/runs/absent",
+        "/plugins/absent",
+        "/services/absent",
+        "/nothing/here",
+    ] {
+        server.get(path).await.refusal(404);
+    }
+    let known = task(json!({}));
+    server.post("/scheduler/tasks", known.clone()).await.data();
+    server.post("/scheduler/tasks", known).await.refusal(409);
+    let answer = server.send(Method::PATCH, "/scheduler/tasks", None).await;
+    answer.refusal(405);
+    assert!(answer.headers["allow"].to_str().unwrap().contains("POST"));
+}
+
+#[tokio::test]
+async fn queries_are_checked() {
+    let server = Server::start().await;
+    for (path, field) in [
+        ("/scheduler/tasks?limit=0", "limit"),
+        ("/scheduler/tasks?limit=1001", "limit"),
+        ("/scheduler/tasks?limit=x", "limit"),
+        ("/scheduler/tasks?cursor=~~", "cursor"),
+        ("/scheduler/tasks?status=asleep", "status"),
+        ("/scheduler/tasks/status/asleep", "status"),
+        ("/plugins/events?type=a..b", "type"),
+        ("/plugins/events?since=yesterday", "since"),
+    ] {
+        let answer = server.get(path).await;
+        let error = answer.refusal(422);
+        assert_eq!(error["field"], field, "{path}: {}", answer.text);
+    }
+    for (body, field) in [
+        (json!({"type": "a..b"}), "type"),
+        (json!({"type": ""}), "type"),
+        (json!({"type": "x".repeat(5000)}), "type"),
+        (json!({"data": 1}), "type"),
+        (json!({"type": "plugin.started"}), "type"),
+    ] {
+        let answer = server.post("/events", body.clone()).await;
+        let error = answer.refusal(422);
+        assert_eq!(error["field"], field, "{body}: {}", answer.text);
+    }
+}

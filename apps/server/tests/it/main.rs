@@ -1,0 +1,11 @@
+//! The real server as a process: each promise of its README, over HTTP.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod bad_input;
+mod contract;
+mod events;
+mod host;
+mod plugins;
+mod process;
+mod tasks;

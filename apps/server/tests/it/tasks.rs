@@ -1,0 +1,140 @@
+//! Tasks over HTTP.
+
+use runtime::Timestamp;
+use serde_json::{Value, json};
+
+use crate::process::Server;
+
+async fn create(server: &Server, body: Value) -> Value {
+    let answer = server.post("/scheduler/tasks", body).await;
+    assert_eq!(answer.status.as_u16(), 201, "{}", answer.text);
+    answer.data()["task"].take()
+}
+
+async fn runs(server: &Server, id: &str) -> Vec<Value> {
+    let data = server.get(&format!("/scheduler/tasks/{id}/runs")).await.data();
+    data["runs"].as_array().unwrap().clone()
+}
+
+#[tokio::test]
+async fn every_kind_of_schedule_is_taken_and_says_when_it_runs_next() {
+    let server = Server::start().await;
+    for (id, schedule) in [
+        ("every", json!({"type": "cron", "cron": "@every 1m"})),
+        ("daily", json!({"type": "cron", "cron": "@daily"})),
+        ("five", json!({"type": "cron", "cron": "0 2 * * MON-FRI", "timezone": "Asia/Shanghai"})),
+        ("six", json!({"type": "cron", "cron": "30 0 2 * * *", "timezone": "America/New_York"})),
+        ("interval", json!({"type": "interval", "interval": "30s", "max_runs": 10})),
+        ("delayed", json!({"type": "interval", "interval": "30s", "delay": "5s", "mode": "delay"})),
+        ("after", json!({"type": "once", "delay": "10s"})),
+        ("at", json!({"type": "once", "at": "2030-01-01T00:00:00Z"})),
+    ] {
+        let task =
+            create(&server, json!({"id": id, "schedule": schedule, "payload": {"message": "hi"}})).await;
+        assert_eq!((&task["status"], &task["executor"]), (&json!("pending"), &json!("log")), "{task}");
+        let next: Timestamp = task["next_run_at"].as_str().unwrap().parse().unwrap();
+        let created: Timestamp = task["created_at"].as_str().unwrap().parse().unwrap();
+        assert!(next >= created, "{task}");
+    }
+    let list = server.get("/scheduler/tasks?limit=3").await.data();
+    assert_eq!((list["tasks"].as_array().unwrap().len(), &list["total"]), (3, &json!(8)));
+    let cursor = list["next_cursor"].as_str().unwrap();
+    let rest = server.get(&format!("/scheduler/tasks?limit=10&cursor={cursor}")).await.data();
+    assert_eq!((rest["tasks"].as_array().unwrap().len(), &rest["next_cursor"]), (5, &Value::Null));
+    let pending = server.get("/scheduler/tasks/status/pending").await.data();
+    assert_eq!(pending["total"], 8);
+    let found = server.get("/scheduler/tasks?q=daily").await.data();
+    assert_eq!(found["total"], 1, "{found}");
+    let status = server.get("/scheduler/status").await.data();
+    assert_eq!((&status["running"], &status["total_tasks"]), (&json!(true), &json!(8)), "{status}");
+    assert_eq!(status["status_counts"]["pending"], 8);
+}
+
+#[tokio::test]
+async fn promise_2_runs_are_on_time_never_early_and_stop_at_max_runs() {
+    let server = Server::start().await;
+    let schedule = json!({"type": "interval", "interval": "50ms", "max_runs": 3});
+    create(&server, json!({"id": "thrice", "schedule": schedule, "payload": {"message": "hi"}})).await;
+    let data = server.until("/scheduler/tasks/thrice", |data| data["task"]["status"] == "completed").await;
+    assert_eq!(data["task"]["run_count"], 3, "{data}");
+    let runs = runs(&server, "thrice").await;
+    assert_eq!(runs.len(), 3);
+    for run in &runs {
+        let at = |key: &str| run[key].as_str().unwrap().parse::<Timestamp>().unwrap();
+        assert!(at("started_at") >= at("scheduled_for"), "{run}");
+        assert_eq!(run["outcome"], "completed", "{run}");
+        let one = server.get(&format!("/scheduler/runs/{}", run["id"].as_str().unwrap())).await.data();
+        assert_eq!(one["run"]["id"], run["id"]);
+    }
+}
+
+#[tokio::test]
+async fn a_task_is_paused_resumed_triggered_replaced_cancelled_and_removed() {
+    let server = Server::start().await;
+    let body = json!({"id": "t", "schedule": {"type": "interval", "interval": "1h"}});
+    create(&server, body.clone()).await;
+    let control = async |action: &str| {
+        let path = format!("/scheduler/tasks/t/{action}");
+        server.send(reqwest::Method::POST, &path, None).await
+    };
+    control("pause").await.data();
+    let task = server.get("/scheduler/tasks/t").await.data();
+    assert_eq!((&task["task"]["status"], &task["task"]["next_run_at"]), (&json!("paused"), &Value::Null));
+    control("pause").await.refusal(409);
+    control("resume").await.data();
+    control("trigger").await.data();
+    server.until("/scheduler/tasks/t", |data| data["task"]["run_count"] == 1).await;
+
+    let answer = server.get("/scheduler/tasks/t").await;
+    let tag = answer.headers["etag"].to_str().unwrap().to_owned();
+    let mut changed = body.clone();
+    changed["description"] = json!("changed");
+    let put = async |tag: &str| {
+        let text = changed.to_string();
+        let body = Some((text.as_str(), "application/json"));
+        server.send_as(reqwest::Method::PUT, "/scheduler/tasks/t", body, &[("if-match", tag)]).await
+    };
+    put(&tag).await.data();
+    let stale = put(&tag).await;
+    assert!([409, 412].contains(&stale.status.as_u16()), "{}", stale.text);
+
+    control("cancel").await.data();
+    assert_eq!(server.get("/scheduler/tasks/t").await.data()["task"]["status"], "canceled");
+    server.delete("/scheduler/tasks/t").await.data();
+    server.get("/scheduler/tasks/t").await.refusal(404);
+    control("pause").await.refusal(404);
+}
+
+#[tokio::test]
+async fn the_event_executor_publishes_and_the_http_executor_calls() {
+    let server = Server::start().await;
+    let mut events = server.events("?type=custom.*", None).await;
+    let once = json!({"type": "once", "delay": "1ms"});
+    let payload = json!({"topic": "custom.tick", "data": {"n": 1}});
+    create(&server, json!({"id": "e", "executor": "event", "payload": payload, "schedule": once})).await;
+    let (_, event) = events.next_of("custom.tick").await;
+    assert_eq!(event["data"], json!({"n": 1}), "{event}");
+
+    let payload = json!({"url": format!("{}/health/live", server.base), "method": "GET"});
+    create(&server, json!({"id": "h", "executor": "http", "payload": payload, "schedule": once})).await;
+    server.until("/scheduler/tasks/h", |data| data["task"]["status"] == "completed").await;
+    assert_eq!(runs(&server, "h").await[0]["outcome"], "completed");
+
+    let payload = json!({"url": format!("{}/absent", server.base), "method": "GET"});
+    create(&server, json!({"id": "f", "executor": "http", "payload": payload, "schedule": once})).await;
+    let failed = server.until("/scheduler/tasks/f", |data| data["task"]["status"] == "failed").await;
+    assert!(failed["task"]["last_error"].as_str().unwrap().contains("404"), "{failed}");
+}
+
+#[tokio::test]
+async fn what_is_to_run_next_can_be_asked_without_creating_anything() {
+    let server = Server::start().await;
+    let schedule = json!({"type": "cron", "cron": "0 2 * * *", "timezone": "Europe/Berlin"});
+    let data = server.post("/scheduler/preview", json!({"schedule": schedule, "count": 3})).await.data();
+    assert_eq!(data["times"].as_array().unwrap().len(), 3, "{data}");
+    assert_eq!(server.get("/scheduler/tasks").await.data()["total"], 0);
+    let executors = server.get("/scheduler/executors").await.data().to_string();
+    for name in ["log", "event", "http"] {
+        assert!(executors.contains(&format!("\"{name}\"")), "{executors}");
+    }
+}
