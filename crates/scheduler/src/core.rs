@@ -7,6 +7,7 @@
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 
+use crate::builder::SchedulerConfig;
 use crate::def::Def;
 use crate::executor::{ExecutorKey, ExecutorRegistry, Registration, RunCell};
 use crate::history::{History, Note, Record};
@@ -14,7 +15,6 @@ use crate::id::RunId;
 use crate::notice::{Notice, NoticeKind};
 use crate::persist::Owned;
 use crate::schedule::{Micros, NEVER};
-use crate::scheduler::SchedulerConfig;
 use crate::stats::Stats;
 use crate::timer::{Entry, Kind, Timer};
 use crate::view::{RunOrigin, RunOutcome, TaskStatus};

@@ -92,17 +92,17 @@ impl Inner {
     pub(crate) async fn change<T: Send + 'static>(
         &self,
         keeper: &Keeper,
-        begin: impl FnOnce(&mut Core) -> Result<(Box<str>, Change), TaskError>,
+        begin: impl FnOnce(&mut Core) -> Result<Change, TaskError>,
         then: impl FnOnce(&mut Core, Result<(), StoreError>) -> Result<T, TaskError> + Send + 'static,
     ) -> Result<T, TaskError> {
         let (sender, receiver) = oneshot::channel();
         {
             let mut core = self.core();
-            let (id, change) = begin(&mut core)?;
+            let change = begin(&mut core)?;
             let then = Box::new(move |core: &mut Core, answer: Result<(), StoreError>| {
                 let _ = sender.send(then(core, answer));
             });
-            core.pending.push_back(Pending::Change { id, change, then: Some(then) });
+            core.pending.push_back(Pending::Change { change, then: Some(then) });
         }
         keeper.wake.notify_one();
         receiver.await.map_err(|_| TaskError::Stopped)?
@@ -159,8 +159,7 @@ impl Inner {
             }
             let again = std::mem::take(&mut core.unwritten);
             for Commit { change, .. } in again.into_iter().rev() {
-                let id = id_of(&change).into();
-                core.pending.push_front(Pending::Change { id, change, then: None });
+                core.pending.push_front(Pending::Change { change, then: None });
             }
             let wanted = core.wanted_at(now);
             drop(core);
@@ -171,7 +170,7 @@ impl Inner {
 
     fn commit_of(&self, pending: Pending) -> (Commit, Option<crate::core::Then>) {
         let (change, then) = match pending {
-            Pending::Change { change, then, .. } => (change, then),
+            Pending::Change { change, then } => (change, then),
             Pending::Run { run, state } => {
                 (Change::Run { run: Box::new(run.view(self.node())), state }, None)
             }

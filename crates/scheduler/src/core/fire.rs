@@ -7,7 +7,7 @@ use super::{Active, Core, NONE, Ready, flag};
 use crate::executor::{CancelFlag, Registration, RunCell};
 use crate::notice::NoticeKind;
 use crate::planner::{Missed, plan};
-use crate::schedule::{Micros, NEVER, timestamp};
+use crate::schedule::{Micros, NEVER};
 use crate::spec::Overlap;
 use crate::timer::{Entry, Kind};
 use crate::view::{RunOrigin, RunOutcome};
@@ -353,11 +353,6 @@ impl Core {
         if tells {
             self.tell_run(task, NoticeKind::Started, record, scheduled, at, attempt, origin, None);
         }
-    }
-
-    /// The due time in words, for a task that waits.
-    pub(super) fn due_text(at: Micros) -> String {
-        timestamp(at).to_string()
     }
 }
 

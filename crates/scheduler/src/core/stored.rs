@@ -6,7 +6,6 @@ use super::query::RunSnapshot;
 use super::{Core, Slot, flag};
 use crate::def::Def;
 use crate::error::TaskError;
-use crate::notice::NoticeKind;
 use crate::schedule::{Micros, NEVER, Schedule, floor_micros, timestamp};
 use crate::store::{Change, StoreError, StoredTask, TaskState, shard_of};
 use crate::view::TaskStatus;
@@ -17,7 +16,7 @@ pub(crate) type Then = Box<dyn FnOnce(&mut Core, Result<(), StoreError>) + Send>
 /// A change that waits to be written, in the order in which it was made.
 pub(crate) enum Pending {
     /// Of a definition or a state.
-    Change { id: Box<str>, change: Change, then: Option<Then> },
+    Change { change: Change, then: Option<Then> },
     /// The end of a run.
     Run { run: Box<RunSnapshot>, state: TaskState },
 }
@@ -69,7 +68,7 @@ impl Core {
         let Some(def) = &slot.def else { return };
         let incarnation = slot.created.unsigned_abs();
         let change = Change::State { id: def.id.to_string(), incarnation, state };
-        self.pending.push_back(Pending::Change { id: def.id.clone(), change, then: None });
+        self.pending.push_back(Pending::Change { change, then: None });
     }
 
     /// Hands the whole task to the store, as new or in place of what it has, without waiting for it.
@@ -78,10 +77,9 @@ impl Core {
             return;
         }
         if let Some(stored) = self.stored(task) {
-            let id = stored.spec.id.as_str().into();
             let stored = Box::new(stored);
             let change = if is_new { Change::Insert(stored) } else { Change::Replace(stored) };
-            self.pending.push_back(Pending::Change { id, change, then: None });
+            self.pending.push_back(Pending::Change { change, then: None });
         }
     }
 
@@ -93,7 +91,7 @@ impl Core {
         let Some(slot) = self.table.get(task) else { return };
         let Some(def) = &slot.def else { return };
         let change = Change::Remove { id: def.id.to_string(), incarnation: slot.created.unsigned_abs() };
-        self.pending.push_back(Pending::Change { id: def.id.clone(), change, then: None });
+        self.pending.push_back(Pending::Change { change, then: None });
     }
 
     /// Hands a record to the store, with the state of its task.
@@ -194,11 +192,6 @@ impl Core {
         let tells = std::mem::replace(&mut self.tells, false);
         self.remove(task, now);
         self.tells = tells;
-    }
-
-    /// Tells the bus of a task that was replaced or taken in, for callers outside.
-    pub(crate) fn tell_scheduled(&mut self, task: u32, now: Micros) {
-        self.tell_task(task, NoticeKind::Scheduled, now);
     }
 }
 

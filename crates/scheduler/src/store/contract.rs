@@ -1,6 +1,6 @@
 //! What every [`TaskStore`] must do. An adapter's tests call [`run`] with a maker of empty stores.
 
-#![expect(clippy::expect_used, clippy::panic, reason = "a failed expectation is the suite's answer")]
+#![expect(clippy::expect_used, reason = "a failed expectation is the suite's answer")]
 
 use runtime::Timestamp;
 

@@ -111,3 +111,49 @@ proptest! {
         prop_assert_eq!(count + drain(&mut timer, now).len(), times.len());
     }
 }
+
+/// The figures of docs/decisions/0003-scheduler-timer.md:
+/// `cargo test --release -p scheduler --lib -- --ignored --nocapture timer_beside`.
+#[test]
+#[ignore = "a measurement"]
+fn timer_beside_other_structures() {
+    const COUNT: u32 = 1_000_000;
+    let measure = |name: &str, at: &dyn Fn(u32) -> Micros| {
+        let entries: Vec<Entry> = (0..COUNT).map(|index| entry(at(index), index)).collect();
+        let last = entries.iter().map(|entry| entry.at).max().unwrap();
+        let each = |began: std::time::Instant| began.elapsed().as_nanos() / u128::from(COUNT);
+
+        let began = std::time::Instant::now();
+        let mut wheel = Timer::new(NOW);
+        entries.iter().for_each(|entry| wheel.insert(*entry));
+        let inserted = each(began);
+        wheel.turn(last - LEAD / 2);
+        let began = std::time::Instant::now();
+        wheel.turn(last);
+        let mut taken = 0;
+        while wheel.pop_due(last).is_some() {
+            taken += 1;
+        }
+        println!("{name}: wheel       insert {inserted} ns, out at the instant {} ns ({taken})", each(began));
+
+        let began = std::time::Instant::now();
+        let mut heap: BinaryHeap<Reverse<Entry>> = BinaryHeap::new();
+        entries.iter().for_each(|entry| heap.push(Reverse(*entry)));
+        let inserted = each(began);
+        let began = std::time::Instant::now();
+        while heap.pop().is_some() {}
+        println!("{name}: binary heap insert {inserted} ns, out at the instant {} ns", each(began));
+
+        let began = std::time::Instant::now();
+        let mut tree = std::collections::BTreeSet::new();
+        tree.extend(entries.iter().copied());
+        let inserted = each(began);
+        let began = std::time::Instant::now();
+        while tree.pop_first().is_some() {}
+        println!("{name}: b-tree      insert {inserted} ns, out at the instant {} ns", each(began));
+    };
+    measure("one instant", &|_| NOW + 60_000_000);
+    measure("one hour, random", &|index| {
+        NOW + i64::from(index.wrapping_mul(2_654_435_761)) % 3_600_000_000 + 100_000
+    });
+}

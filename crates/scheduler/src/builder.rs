@@ -1,0 +1,258 @@
+//! How a scheduler is made: its bounds, its parts, and what can be wrong with them.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::AtomicI64;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use event_bus::{EventBus, TopicError};
+use runtime::{SharedClock, SystemClock, TaskOwner};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
+
+use crate::coordinator::{Coordinator, CoordinatorError, MemoryCoordinator};
+use crate::core::{Core, RunIds};
+use crate::executor::{ExecutorRegistry, RegisterError};
+use crate::executors;
+use crate::persist::{Keeper, Owned, coordinate, keep};
+use crate::publish::Teller;
+use crate::schedule::{NEVER, floor_micros};
+use crate::scheduler::{Inner, Scheduler};
+use crate::store::{StoreError, TaskStore};
+
+/// The bounds of a scheduler.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SchedulerConfig {
+    /// Whether due tasks are run as soon as the scheduler is there.
+    pub auto_start: bool,
+    /// How many runs may be under way at once; further ones wait, the higher priority first.
+    pub max_concurrent_tasks: usize,
+    /// How many tasks there may be.
+    pub max_tasks: usize,
+    /// How many records of runs are kept.
+    pub max_records: usize,
+    /// How many runs of one task may wait for each other under `overlap: queue_all`.
+    pub max_queued_runs: usize,
+    /// How long one attempt may take where the task does not say.
+    #[serde(with = "runtime::duration_text")]
+    pub default_timeout: Duration,
+}
+
+impl Default for SchedulerConfig {
+    fn default() -> Self {
+        Self {
+            auto_start: true,
+            max_concurrent_tasks: 10_000,
+            max_tasks: 5_000_000,
+            max_records: 100_000,
+            max_queued_runs: 1000,
+            default_timeout: Duration::from_secs(24 * 3600),
+        }
+    }
+}
+
+impl SchedulerConfig {
+    /// Checks the bounds.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::Invalid`] with the setting that is out of them.
+    pub fn check(&self) -> Result<(), BuildError> {
+        for (field, value) in [
+            ("max_concurrent_tasks", self.max_concurrent_tasks),
+            ("max_tasks", self.max_tasks),
+            ("max_records", self.max_records),
+            ("max_queued_runs", self.max_queued_runs),
+        ] {
+            // Places are counted in 32 bits.
+            if value == 0 || value > 1 << 30 {
+                let detail = "must be from 1 to 1073741824".to_owned();
+                return Err(BuildError::Invalid { field: field.to_owned(), detail });
+            }
+        }
+        if self.default_timeout.is_zero() {
+            let detail = "must be 1ms or more".to_owned();
+            return Err(BuildError::Invalid { field: "default_timeout".to_owned(), detail });
+        }
+        Ok(())
+    }
+}
+
+/// Why a scheduler was not built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// A setting is out of bounds.
+    #[error("{field}: {detail}")]
+    Invalid {
+        /// The setting.
+        field: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// A built-in executor could not be registered.
+    #[error("register the built-in executors")]
+    Executors(#[from] RegisterError),
+    /// The store could not be read.
+    #[error("read the store")]
+    Store(#[from] StoreError),
+    /// The cluster could not be joined.
+    #[error("join the cluster")]
+    Cluster(#[from] CoordinatorError),
+    /// The node's name makes no event.
+    #[error("name the topics of events")]
+    Topics(#[from] TopicError),
+}
+
+/// Makes a [`Scheduler`].
+#[must_use]
+pub struct SchedulerBuilder {
+    clock: SharedClock,
+    executors: ExecutorRegistry,
+    config: SchedulerConfig,
+    node: String,
+    bus: Option<EventBus>,
+    start_later: bool,
+    store: Option<Arc<dyn TaskStore>>,
+    coordinator: Option<Arc<dyn Coordinator>>,
+}
+
+impl SchedulerBuilder {
+    pub(crate) fn new() -> Self {
+        Self {
+            clock: SystemClock::shared(),
+            executors: ExecutorRegistry::new(),
+            config: SchedulerConfig::default(),
+            node: "local".to_owned(),
+            bus: None,
+            start_later: false,
+            store: None,
+            coordinator: None,
+        }
+    }
+
+    /// Where tasks are kept beyond this scheduler. Without a store they are kept in its memory.
+    pub fn store(mut self, store: Arc<dyn TaskStore>) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// Who divides the tasks among nodes that share a store. Without a coordinator this node has them all.
+    pub fn coordinator(mut self, coordinator: Arc<dyn Coordinator>) -> Self {
+        self.coordinator = Some(coordinator);
+        self
+    }
+
+    /// Leaves it to [`Scheduler::start`] to begin, whatever the configuration says: for a host in which the
+    /// scheduler is a plugin, and begins when that starts.
+    pub fn start_later(mut self) -> Self {
+        self.start_later = true;
+        self
+    }
+
+    /// Where `scheduler.task.*` events go, and what the executor `event` publishes to.
+    pub fn bus(mut self, bus: EventBus) -> Self {
+        self.bus = Some(bus);
+        self
+    }
+
+    /// Where the time comes from; the machine's clock where it is not said.
+    pub fn clock(mut self, clock: SharedClock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// The names under which executors are found; the built-in ones are added to them.
+    pub fn executors(mut self, executors: ExecutorRegistry) -> Self {
+        self.executors = executors;
+        self
+    }
+
+    /// The bounds.
+    pub fn config(mut self, config: SchedulerConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// The name of this node in records; `local` where it is not said.
+    pub fn node(mut self, node: impl Into<String>) -> Self {
+        self.node = node.into();
+        self
+    }
+
+    /// Builds the scheduler, and starts it if the configuration says so, on the runtime of the caller.
+    ///
+    /// # Errors
+    ///
+    /// If a setting is out of bounds.
+    pub async fn build(self) -> Result<Scheduler, BuildError> {
+        let config = self.config;
+        config.check()?;
+        let built_in = executors::register(&self.executors, self.bus.as_ref())?;
+        let teller = self.bus.map(|bus| Teller::new(bus, &self.node)).transpose()?;
+        let now = floor_micros(self.clock.now());
+        let ids =
+            RunIds { begun_ms: now.unsigned_abs() / 1000, salt: RandomState::new().hash_one(now) as u32 };
+        let auto_start = config.auto_start && !self.start_later;
+        let mut core = Core::new(config.clone(), self.executors.clone(), ids, now);
+        core.tells = teller.is_some();
+        let keeper = match (self.store, self.coordinator) {
+            (None, None) => None,
+            (None, Some(_)) => {
+                let detail = "is needed where a coordinator is given".to_owned();
+                return Err(BuildError::Invalid { field: "store".to_owned(), detail });
+            }
+            (Some(store), coordinator) => {
+                // Epochs must be greater than those of the process before, which the time is.
+                let alone = || Arc::new(MemoryCoordinator::new(SHARDS, now.unsigned_abs())) as Arc<_>;
+                Some(Keeper::new(store, coordinator.unwrap_or_else(alone)))
+            }
+        };
+        core.owned =
+            keeper.as_ref().map(|keeper| Owned { shards: keeper.coordinator.shards(), ..Owned::default() });
+        let inner = Arc::new(Inner {
+            core: Mutex::new(core),
+            clock: self.clock,
+            executors: self.executors,
+            node: self.node,
+            config,
+            teller,
+            wake: Notify::new(),
+            work: Notify::new(),
+            sleeping_until: AtomicI64::new(NEVER),
+            notices_max: NOTICES_MAX,
+            runs: TaskTracker::new(),
+            loops: Mutex::new(None),
+            keeper,
+            keeping: TaskOwner::new("scheduler-store"),
+            _built_in: built_in,
+        });
+        if let Some(keeper) = &inner.keeper {
+            let mut member = keeper.coordinator.join(&inner.node).await?;
+            inner.follow(keeper, member.assignment().await?).await?;
+            let token = inner.keeping.token();
+            inner.keeping.spawn("store", keep(Arc::clone(&inner), token.clone()));
+            inner.keeping.spawn("cluster", coordinate(Arc::clone(&inner), member, token));
+        }
+        let scheduler = Scheduler::new(inner);
+        if auto_start {
+            scheduler.start();
+        }
+        Ok(scheduler)
+    }
+}
+
+/// Into how many shards the tasks of a store are divided that one node has to itself: enough that nodes can
+/// join later without moving them.
+const SHARDS: u32 = 64;
+
+/// How many notices may wait to be published while runs are started: some 64 MB.
+const NOTICES_MAX: usize = 1 << 20;
+
+impl std::fmt::Debug for SchedulerBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SchedulerBuilder").field("node", &self.node).finish_non_exhaustive()
+    }
+}
