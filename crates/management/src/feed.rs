@@ -171,6 +171,31 @@ mod tests {
         assert_eq!(numbers(&mut feed, 1).await, ["lagged None"], "not an event of this pattern");
     }
 
+    /// Events that are published while the follower takes up again are told once each, in order.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn nothing_is_lost_or_told_twice_between_the_kept_and_the_live() {
+        const EVENTS: u64 = 2000;
+        for _ in 0..20 {
+            let bus = EventBus::builder().history(EVENTS as usize + 1).build();
+            let management = Management::builder().bus(bus.clone()).build();
+            let known = publish(&bus, 0).to_string();
+            let publisher = bus.clone();
+            let publishing = tokio::task::spawn_blocking(move || {
+                for n in 1..=EVENTS {
+                    publish(&publisher, n);
+                }
+            });
+            while bus.stats().published < EVENTS / 10 {
+                std::hint::spin_loop();
+            }
+            let mut feed = management.follow_events(&Caller::host(), "**", Some(&known), 10_000).unwrap();
+            let seen = numbers(&mut feed, EVENTS as usize).await;
+            publishing.await.unwrap();
+            let expected: Vec<_> = (1..=EVENTS).map(|n| n.to_string()).collect();
+            assert_eq!(seen, expected);
+        }
+    }
+
     /// Promise 8: every queue has a bound. A slow follower loses the oldest, and is told.
     #[tokio::test]
     async fn promise_8_a_slow_follower_is_told_what_it_missed() {
