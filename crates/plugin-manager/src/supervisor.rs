@@ -36,7 +36,7 @@ pub(crate) const MAILBOX: usize = 32;
 const CLOSE: Duration = Duration::from_secs(1);
 
 /// What is added to a deadline of the host's own steps, so that theirs is missed first and says more.
-const MARGIN: Duration = Duration::from_millis(200);
+const MARGIN: Duration = Duration::from_millis(500);
 
 type Reply<T> = oneshot::Sender<Result<T, ManagerError>>;
 

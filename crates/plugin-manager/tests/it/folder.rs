@@ -107,7 +107,7 @@ async fn promise_6_a_broken_file_is_reported_and_changes_nothing() {
         ("type = ", "TOML parse error"),
         ("type = 'greeter'\nversion = '^1'\ncolour = 'red'", "unknown field `colour`"),
         ("type = 'greeter'\nversion = '^1'\nconfig = { greetings = 'x' }", "`greetings`: unknown key"),
-        ("type = 'greeter'\nversion = '^9'", "none fits `^9`"),
+        ("type = 'greeter'\nversion = '^9'\nconfig = { greeting = 'x' }", "none fits `^9`"),
         ("type = 'no-such'\nversion = '^1'", "`no-such` is unknown"),
     ] {
         write(&folder, "a.toml", text);

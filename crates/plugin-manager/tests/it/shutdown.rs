@@ -17,10 +17,15 @@ async fn promise_7_a_chain_that_hangs_ends_within_the_deadline() {
         if i > 0 {
             plugin = plugin.needs(&format!("p{}", i - 1));
         }
-        // All but the first hang.
-        if i > 0 {
-            plugin = plugin.stops(|_| std::future::pending());
-        }
+        // All but the first hang, and that one wants its time.
+        plugin = if i > 0 {
+            plugin.stops(|_| std::future::pending())
+        } else {
+            plugin.stops(|_| async {
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                Ok(())
+            })
+        };
         plugin.add_to(&manager);
     }
     Sample::new("aside", &log).add_to(&manager);
@@ -32,6 +37,32 @@ async fn promise_7_a_chain_that_hangs_ends_within_the_deadline() {
     let stopped: Vec<_> = report.stopped.iter().map(|name| name.as_str()).collect();
     assert_eq!(stopped, ["aside", "p0"], "{report:?}");
     assert_eq!(report.failed.len() + report.unfinished.len(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn promise_7_an_operation_under_way_does_not_hold_it_up() {
+    let log = Log::default();
+    let manager = manager();
+    let routed = Sample::new("hangs", &log).may("service:provide:x").stops(|_| std::future::pending());
+    routed
+        .starts(|ctx| async move {
+            ctx.provide::<str>("x", Arc::from("x"))?;
+            Ok(())
+        })
+        .add_to(&manager);
+    manager.start_all().await.unwrap();
+    let stopping = manager.stop("hangs", Change::default());
+    tokio::pin!(stopping);
+    assert!(futures_util::poll!(&mut stopping).is_pending());
+    let is_stopping = || manager.registry().state("hangs") == State::Stopping;
+    assert!(manager.wait_until(Duration::from_secs(1), is_stopping).await);
+    let began = Instant::now();
+    let report = manager.stop_all(Duration::from_secs(2)).await;
+    assert!(began.elapsed() <= Duration::from_secs(2), "{:?}", began.elapsed());
+    assert_eq!(report.unfinished.len(), 1, "{report:?}");
+    assert!(manager.directory().services().is_empty(), "nobody gets in any more");
+    let last = manager.host().bus.history(&event_bus::HistoryFilter::new()).pop().unwrap();
+    assert_eq!((last.topic().as_str(), &last.data()["unfinished"][0]), ("system.stopped", &"hangs".into()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
