@@ -24,7 +24,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Features: `test-util` adds [`discovery_contract`], the tests that every `Discovery` passes.
+//! Features: `test-util` adds `discovery_contract`, the tests that every `Discovery` passes.
 
 mod directory;
 mod discovery;

@@ -7,6 +7,7 @@ mod config;
 mod failures;
 mod folder;
 mod lifecycle;
+mod metrics;
 mod model;
 mod shutdown;
 mod swap;
