@@ -135,15 +135,10 @@ impl Management {
         &self,
         caller: &Caller,
         id: &str,
-        mut spec: TaskSpec,
+        spec: TaskSpec,
         if_version: Option<u64>,
     ) -> Result<TaskView, Problem> {
         self.audited(caller, Role::Operator, "task.replace", id, async {
-            if spec.id.is_empty() {
-                id.clone_into(&mut spec.id);
-            } else if spec.id != id {
-                return Err(Problem::invalid("id", "is not the id in the path, and an id does not change"));
-            }
             Ok(self.scheduler()?.replace(id, spec, if_version).await?)
         })
         .await
