@@ -151,7 +151,16 @@ pub(crate) async fn start(
     let starter = manager.clone();
     let (begun, outcome) = oneshot::channel();
     starting.spawn("plugins", async move {
-        let _ = begun.send(log_start(starter.start_all().await));
+        let outcome = log_start(starter.start_all().await);
+        let started = outcome.is_ok();
+        let _ = begun.send(outcome);
+        // After the host's own: a definition that needs what is not there keeps nobody else from starting.
+        if started
+            && starter.config().auto_load
+            && let Err(error) = starter.watch_folder().await
+        {
+            warn!(%error, "definition files are not followed");
+        }
     });
     let transport = async {
         let settled = || {
