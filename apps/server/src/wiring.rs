@@ -98,9 +98,9 @@ pub(crate) async fn start(
 ) -> anyhow::Result<Running> {
     let clock = SystemClock::shared();
     let control = Handle::current();
-    let bus = EventBus::builder().clock(clock.clone()).history(HISTORY).build();
+    // Handlers and runs are plugins' code, and belong on their runtime.
+    let bus = EventBus::builder().clock(clock.clone()).history(HISTORY).handle(plugins.clone()).build();
     let directory = ServiceDirectory::new();
-    // Runs and handlers are plugins' code: what spawns them has to be made on their runtime.
     let scheduler = {
         let _plugins = plugins.enter();
         Scheduler::builder()

@@ -112,16 +112,16 @@ proptest! {
     }
 }
 
-/// The figures of docs/decisions/0003-scheduler-timer.md:
-/// `cargo test --release -p scheduler --lib -- --ignored --nocapture timer_beside`.
+/// Gives out as much as other structures do. With a million entries, the figures of
+/// docs/decisions/0003-scheduler-timer.md:
+/// `GANTRY_TEST_FULL=1 cargo test --release -p scheduler --lib -- --nocapture timer_beside`.
 #[test]
-#[ignore = "a measurement"]
 fn timer_beside_other_structures() {
-    const COUNT: u32 = 1_000_000;
+    let count = if std::env::var_os("GANTRY_TEST_FULL").is_some() { 1_000_000 } else { 10_000 };
     let measure = |name: &str, at: &dyn Fn(u32) -> Micros| {
-        let entries: Vec<Entry> = (0..COUNT).map(|index| entry(at(index), index)).collect();
+        let entries: Vec<Entry> = (0..count).map(|index| entry(at(index), index)).collect();
         let last = entries.iter().map(|entry| entry.at).max().unwrap();
-        let each = |began: std::time::Instant| began.elapsed().as_nanos() / u128::from(COUNT);
+        let each = |began: std::time::Instant| began.elapsed().as_nanos() / u128::from(count);
 
         let began = std::time::Instant::now();
         let mut wheel = Timer::new(NOW);
@@ -134,6 +134,7 @@ fn timer_beside_other_structures() {
         while wheel.pop_due(last).is_some() {
             taken += 1;
         }
+        assert_eq!(taken, count, "nothing stays in the wheel");
         println!("{name}: wheel       insert {inserted} ns, out at the instant {} ns ({taken})", each(began));
 
         let began = std::time::Instant::now();
