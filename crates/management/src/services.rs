@@ -128,7 +128,11 @@ impl Management {
             return Err(problem.retry_after(std::time::Duration::from_secs(1)));
         };
         let took = self.inner.clock.now().duration_since(begun).unsigned_abs();
-        Ok(ServiceTest { service: service.name, provider: instance.provider, took: took.into() })
+        Ok(ServiceTest {
+            service: service.name,
+            provider: instance.provider,
+            took: runtime::DurationText::measured(took),
+        })
     }
 
     /// The nodes, and who owns what.

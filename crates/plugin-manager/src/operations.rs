@@ -340,7 +340,7 @@ impl Shared {
             }
         }
         report.running.sort_unstable();
-        report.took = DurationText(began.elapsed());
+        report.took = DurationText::measured(began.elapsed());
         let detail = json!({
             "running": report.running.len(),
             "waiting": report.waiting.len(),
@@ -394,7 +394,7 @@ impl Shared {
         drop(under_way);
         self.abandon(&left, &mut report).await;
         report.stopped.sort_unstable();
-        report.took = DurationText(began.elapsed());
+        report.took = DurationText::measured(began.elapsed());
         let detail = json!({
             "stopped": report.stopped.len(),
             "failed": report.failed,

@@ -350,7 +350,7 @@ impl Shared {
             next_restart_at: seen.next_restart_at,
             last_error: seen.last_error.map(|(message, timestamp)| ErrorView { message, timestamp }),
             incarnation: seen.incarnation,
-            startup_duration: seen.startup.map(DurationText),
+            startup_duration: seen.startup.map(DurationText::measured),
             stuck_calls: status.stuck.load(Ordering::Relaxed),
         })
     }

@@ -5,12 +5,23 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use jiff::fmt::friendly::{Designator, Spacing, SpanParser, SpanPrinter};
+use jiff::fmt::friendly::{Designator, FractionalUnit, Spacing, SpanParser, SpanPrinter};
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 static PARSER: SpanParser = SpanParser::new();
-static PRINTER: SpanPrinter =
-    SpanPrinter::new().spacing(Spacing::None).designator(Designator::Compact).hours_minutes_seconds(false);
+static SECONDS: SpanPrinter = printer(FractionalUnit::Second);
+static MILLIS: SpanPrinter = printer(FractionalUnit::Millisecond);
+static MICROS: SpanPrinter = printer(FractionalUnit::Microsecond);
+
+/// Writes no unit below `least`: `2.5ms` is easier to read than `2ms500µs`.
+const fn printer(least: FractionalUnit) -> SpanPrinter {
+    SpanPrinter::new()
+        .spacing(Spacing::None)
+        .designator(Designator::Compact)
+        .hours_minutes_seconds(false)
+        .fractional(Some(least))
+}
 
 /// Why a text is not a duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,16 +54,33 @@ pub fn parse_duration(text: &str) -> Result<Duration, ParseDurationError> {
     span.checked_add(days).ok_or_else(refused)
 }
 
-/// Writes a duration in the form that [`parse_duration`] reads: `1m30s`, `500ms`, `0s`.
+/// Writes a duration in the form that [`parse_duration`] reads, exactly: `1m30s`, `500ms`, `2.5ms`, `0s`.
 #[must_use]
 pub fn format_duration(span: Duration) -> String {
-    let span = SignedDuration::try_from(span).unwrap_or(SignedDuration::MAX);
-    PRINTER.duration_to_string(&span)
+    let printer = match span.as_nanos() {
+        1..1_000_000 => &MICROS,
+        1_000_000..1_000_000_000 => &MILLIS,
+        _ => &SECONDS,
+    };
+    printer.duration_to_string(&SignedDuration::try_from(span).unwrap_or(SignedDuration::MAX))
 }
 
 /// A [`Duration`] whose text form is [`format_duration`]'s, in `Display`, `FromStr` and serde.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct DurationText(pub Duration);
+
+impl DurationText {
+    /// A duration that was measured, to three digits: what comes after them is noise to whoever reads it.
+    #[must_use]
+    pub fn measured(span: Duration) -> Self {
+        let nanos = span.as_nanos();
+        let digits = nanos.checked_ilog10().map_or(0, |log| log + 1);
+        // Whole seconds are never rounded away: from a minute on they are what is left.
+        let step = 10_u128.pow(digits.saturating_sub(3).min(9));
+        let rounded = (nanos + step / 2) / step * step;
+        Self(u64::try_from(rounded).map_or(span, Duration::from_nanos))
+    }
+}
 
 impl fmt::Display for DurationText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -88,8 +116,22 @@ impl Serialize for DurationText {
 
 impl<'de> Deserialize<'de> for DurationText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
+        deserializer.deserialize_str(DurationVisitor)
+    }
+}
+
+/// Says what is expected in the words of whoever writes a duration.
+struct DurationVisitor;
+
+impl Visitor<'_> for DurationVisitor {
+    type Value = DurationText;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a duration such as `500ms`, `30s` or `1m30s`")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<DurationText, E> {
+        text.parse().map_err(E::custom)
     }
 }
 
@@ -155,6 +197,45 @@ mod tests {
         for text in ["500ms", "30s", "1m30s", "2h", "0s", "36h"] {
             assert_eq!(format_duration(parse_duration(text).unwrap()), text);
         }
+    }
+
+    #[test]
+    fn writes_at_most_one_unit_below_a_second() {
+        for (ns, text) in [
+            (1, "0.001µs"),
+            (1_500, "1.5µs"),
+            (2_500_000, "2.5ms"),
+            (61_287_647, "61.287647ms"),
+            (1_500_000_000, "1.5s"),
+            (90_250_000_000, "1m30.25s"),
+        ] {
+            assert_eq!(format_duration(Duration::from_nanos(ns)), text);
+        }
+    }
+
+    #[test]
+    fn what_was_measured_has_three_digits() {
+        for (ns, text) in [
+            (0, "0s"),
+            (7, "0.007µs"),
+            (838_932, "839µs"),
+            (999_999, "1ms"),
+            (2_857_885, "2.86ms"),
+            (61_287_647, "61.3ms"),
+            (139_581_212, "140ms"),
+            (1_371_499_999, "1.37s"),
+            (83_456_789_012, "1m23.5s"),
+            (4_000_600_000_000, "1h6m41s"),
+        ] {
+            assert_eq!(DurationText::measured(Duration::from_nanos(ns)).to_string(), text);
+        }
+        assert_eq!(DurationText::measured(Duration::MAX).0, Duration::MAX);
+    }
+
+    #[test]
+    fn what_is_no_duration_is_told_what_one_looks_like() {
+        let error = serde_json::from_str::<DurationText>("30").unwrap_err().to_string();
+        assert!(error.contains("expected a duration such as `500ms`, `30s`"), "{error}");
     }
 
     proptest! {

@@ -86,7 +86,7 @@ fn lateness(parts: [&Histogram; 2]) -> Lateness {
 }
 
 fn span(micros: Micros) -> runtime::DurationText {
-    Duration::from_micros(micros.unsigned_abs()).into()
+    runtime::DurationText::measured(Duration::from_micros(micros.unsigned_abs()))
 }
 
 /// How long a window of recent lateness is; two are kept.

@@ -9,7 +9,7 @@ use plugin_core::{
     Withdrawal,
 };
 use registry::Refused;
-use runtime::{ShutdownReport, format_duration};
+use runtime::{DurationText, ShutdownReport};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -147,7 +147,7 @@ impl Supervisor {
             seen.waiting_for.clear();
         }
         ::metrics::histogram!("plugin_startup_duration_seconds").record(took.as_secs_f64());
-        let detail = json!({ "incarnation": scope.incarnation(), "duration": format_duration(took), "ready": health.ready });
+        let detail = json!({ "incarnation": scope.incarnation(), "duration": DurationText::measured(took), "ready": health.ready });
         self.step(Action::Done, detail)?;
         self.shared.registry.set_ready(self.name.as_str(), health.ready);
         self.schedule_health();
@@ -340,7 +340,7 @@ impl Supervisor {
         }
         let mut detail = json!({ "reason": reason });
         if let (Value::Object(detail), Some(wait)) = (&mut detail, again_in) {
-            detail.insert("restart_in".to_owned(), json!(format_duration(wait)));
+            detail.insert("restart_in".to_owned(), json!(DurationText::measured(wait)));
         }
         if let (Value::Object(detail), Verdict::CrashLoop) = (&mut detail, verdict) {
             detail.insert("crash_loop".to_owned(), json!(true));
