@@ -66,7 +66,7 @@ pub(crate) struct Server {
     pub(crate) base: String,
     client: reqwest::Client,
     contract: OnceCell<Contract>,
-    _folder: Folder,
+    pub(crate) folder: Folder,
 }
 
 pub(crate) struct Answer {
@@ -139,7 +139,7 @@ impl Server {
         };
         let base = tokio::time::timeout(PATIENCE, listening).await.expect("the server says where it listens");
         let client = reqwest::Client::builder().timeout(PATIENCE).build().unwrap();
-        Self { child, _output: output, base, client, contract: OnceCell::new(), _folder: folder }
+        Self { child, _output: output, base, client, contract: OnceCell::new(), folder }
     }
 
     /// Sends a request, and checks the answer against what the server's OpenAPI document says of it.
