@@ -40,8 +40,13 @@ impl Supervisor {
         let mut after = before;
         after.set_section(layer, &path, new.value.clone());
         let effective = after.section(&path);
-        if let Some(spec) = &self.manifest.config {
-            spec.check(&effective)?;
+        match &self.manifest.config {
+            Some(spec) => spec.check(&effective)?,
+            // Nothing could say whether it is right, and the next start would stumble over what is wrong.
+            None if effective != current => {
+                return Err(ConfigError::invalid("", "the plugin takes no configuration here").into());
+            }
+            None => {}
         }
 
         let applied = if effective == current {

@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::bench::{builder, topics};
+use crate::bench::{Log, Sample, builder, topics};
 
 #[derive(Deserialize, JsonSchema)]
 struct Config {
@@ -163,6 +163,12 @@ async fn promise_10_what_is_wrong_is_named_and_changes_nothing() {
         assert_eq!(manager.config_of("pool").unwrap(), before);
     }
     assert!(matches!(manager.set_config("nobody", json!({})).await, Err(ManagerError::NotFound(_))));
+    // What nobody can check is not kept: the next start of the host would refuse it.
+    Sample::new("plain", &Log::default()).add_to(&manager);
+    let refused = manager.set_config("plain", json!({"x": 1})).await;
+    assert!(matches!(refused, Err(ManagerError::InvalidConfig(_))), "{refused:?}");
+    assert_eq!(manager.config_of("plain").unwrap(), json!({}));
+    manager.set_config("plain", json!({})).await.unwrap();
     assert_eq!(pool.starts.load(Ordering::SeqCst), 1);
 }
 
