@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
 use self::plan::{Found, InForce, Step, plan};
-use crate::load::Intake;
+use crate::load::{Intake, wanted_version};
 use crate::shared::Shared;
 use crate::supervisor::{Command, ConfigChange};
 use crate::{Change, LoadRequest, ManagerError, RestartPolicy, SwapRequest};
@@ -46,8 +46,8 @@ pub struct Definition {
     /// The plugin's name, where it is not to be the type's own.
     #[serde(default)]
     pub name: Option<PluginName>,
-    /// The versions that will do; the newest of them is taken.
-    #[serde(default)]
+    /// The versions that will do, such as `^1.2`; the newest of them is taken. A version in full is that one.
+    #[serde(default, deserialize_with = "wanted_version")]
     pub version: Option<VersionReq>,
     /// Its configuration, in the place of its section in the configuration file.
     #[serde(default)]

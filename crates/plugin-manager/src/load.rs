@@ -6,8 +6,8 @@ use std::time::Duration;
 use plugin_core::{Layer, LoadError, Permission, Plugin, PluginName, PluginSource, Settings};
 use registry::{DependencyGraph, DependencyProblem};
 use runtime::{CallError, guarded};
-use semver::VersionReq;
-use serde::{Deserialize, Serialize};
+use semver::{Version, VersionReq};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::manager::not_found;
@@ -23,8 +23,8 @@ pub struct LoadRequest {
     /// The type that a factory knows, or the reference of a package.
     #[serde(rename = "type")]
     pub type_name: String,
-    /// The versions that will do; the newest of them is taken.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The versions that will do, such as `^1.2`; the newest of them is taken. A version in full is that one.
+    #[serde(default, deserialize_with = "wanted_version", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, example = "^1.2"))]
     pub version: Option<VersionReq>,
     /// The name of the instance, where it is not to be the type's own.
@@ -71,8 +71,8 @@ pub struct SwapRequest {
     /// The type; that of the present version where nothing is said.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub type_name: Option<String>,
-    /// The versions that will do; the newest of them is taken.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The versions that will do, such as `^1.2`; the newest of them is taken. A version in full is that one.
+    #[serde(deserialize_with = "wanted_version", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, example = "^1.2"))]
     pub version: Option<VersionReq>,
     /// How long to wait for the calls that are inside the old version.
@@ -99,6 +99,17 @@ mod option_duration {
     ) -> Result<Option<Duration>, D::Error> {
         Ok(Option::<DurationText>::deserialize(deserializer)?.map(|text| text.0))
     }
+}
+
+/// Reads which versions will do. Among dependencies `1.2.0` is whatever is compatible with it; here somebody
+/// asks for a version to run, and means the one that they name.
+pub(crate) fn wanted_version<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<VersionReq>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
+    let exact = text.trim().parse::<Version>().is_ok();
+    let wanted = if exact { format!("={}", text.trim()) } else { text };
+    wanted.parse().map(Some).map_err(serde::de::Error::custom)
 }
 
 fn yes() -> bool {
