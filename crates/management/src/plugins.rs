@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use plugin_core::PluginName;
+use plugin_core::{PluginName, State};
 use plugin_manager::{
     Applied, Change, GraphView, LoadRequest, ManagerError, PluginManager, PluginStatusView, PluginView,
     SwapRequest, TypeView,
@@ -274,12 +274,15 @@ impl Management {
     ) -> Result<Progress<PluginView>, Problem> {
         self.audited(caller, Role::Admin, "plugin.unload", name, async {
             let manager = self.manager()?.clone();
-            let before = manager.get(name)?;
+            let mut before = manager.get(name)?;
             let carried_by = PluginName::new(caller.origin.transport).ok();
             let carries = self.takes_down_carrier(name, LifecycleAction::Stop, carried_by.as_ref())?;
             let change = Change { cascade: options.cascade, force: options.force, carried_by };
             if options.wait && !(carries && options.force) {
                 manager.unload(name, change).await?;
+                // What it was, and that it no longer is.
+                before.status = State::Destroyed;
+                before.ready = false;
                 return Ok(Progress::Done(before));
             }
             if carries && !options.force {

@@ -5,15 +5,20 @@ use serde_json::{Value, json};
 
 use crate::process::{Folder, Server, command};
 
-/// The server of `examples/troubled`: Gantry's, with plugins that do wrong.
-async fn troubled() -> Server {
+/// The server of an example, with these in its environment.
+pub(crate) async fn example(name: &str, variables: &[(&str, &str)]) -> Server {
     let mut program = std::env::current_exe().unwrap();
     program.pop();
     program.pop();
     let folder = Folder::new();
-    let mut command = command(&folder, program.join("examples/troubled"));
-    command.env("GANTRY__MANAGER__MAX_STARTUP_TIME", "500ms");
+    let mut command = command(&folder, program.join("examples").join(name));
+    command.envs(variables.iter().copied());
     Server::spawn(folder, command).await
+}
+
+/// The server of `examples/troubled`: Gantry's, with plugins that do wrong.
+async fn troubled() -> Server {
+    example("troubled", &[("GANTRY__MANAGER__MAX_STARTUP_TIME", "500ms")]).await
 }
 
 async fn act(server: &Server, plugin: &str, action: &str) -> crate::process::Answer {
@@ -72,7 +77,8 @@ async fn a_type_is_loaded_configured_stopped_started_and_unloaded() {
     act(&server, "greeter", "start").await.data();
     assert_eq!(greeting().await.status.as_u16(), 200);
     act(&server, "greeter", "restart").await.data();
-    server.delete("/plugins/greeter").await.data();
+    let gone = server.delete("/plugins/greeter").await.data();
+    assert_eq!(gone["plugin"]["status"], "destroyed", "{gone}");
     server.get("/plugins/greeter").await.refusal(404);
     server.get("/scheduler/tasks/greeter-report").await.refusal(404);
     server.post("/plugins/load", json!({"type": "absent"})).await.refusal(404);
