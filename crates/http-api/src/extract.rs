@@ -14,6 +14,7 @@ use management::{Caller, Management, PageRequest, Problem, ProblemKind};
 use plugin_core::Route;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use utoipa::IntoParams;
 
 use crate::envelope::Refusal;
@@ -230,6 +231,13 @@ fn is_over_limit(error: &axum::Error) -> bool {
 
 /// Reads JSON: 400 for what is none, 422 with the field's path for what is wrong in it.
 pub(crate) fn read_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    // A list would be taken for the fields in the order in which they happen to be declared.
+    if bytes.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
+        return Err(match serde_json::from_slice::<Value>(bytes) {
+            Ok(_) => Problem::invalid("", "the body has to be a JSON object"),
+            Err(error) => Problem::malformed(format!("the body is not JSON: {error}")),
+        });
+    }
     let mut decoder = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut decoder).map_err(|error| {
         let path = error.path().to_string();
@@ -265,8 +273,6 @@ fn without_position(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-
     use super::*;
 
     #[derive(Debug, Deserialize)]
@@ -306,6 +312,21 @@ mod tests {
             assert_eq!(problem.status(), 400, "{text}");
         }
         assert_eq!(read_json::<Value>(b"\"\xff\"").unwrap_err().status(), 400);
+    }
+
+    #[test]
+    fn a_body_is_an_object() {
+        #[derive(Debug, Default, Deserialize)]
+        #[serde(default)]
+        struct Pair {
+            #[allow(dead_code, reason = "only its reading is tested")]
+            a: String,
+        }
+        for text in [r#"["text"]"#, "[]", "null", "3", r#""text""#] {
+            let problem = read_json::<Pair>(text.as_bytes()).unwrap_err();
+            assert_eq!(problem.status(), 422, "{text}");
+            assert!(problem.message.contains("has to be a JSON object"), "{text}: {problem}");
+        }
     }
 
     #[test]
