@@ -22,8 +22,9 @@ pub const SCHEDULER: &str = "scheduler";
 /// registrations at the stop, and its tasks wait for it as suspended.
 const UNLOADED: &str = "plugin.unloaded";
 
-/// How long a stop lets runs go on before it cancels them.
-const STOP_WITHIN: Duration = Duration::from_secs(20);
+/// How long a stop lets runs go on before it cancels them: well within what a host gives a plugin to stop,
+/// so that there is time left to cancel and record them.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 /// The scheduler as a plugin of kind `service`: it runs due tasks while it is started, and provides the
 /// [`Scheduler`] under the name `scheduler`.
