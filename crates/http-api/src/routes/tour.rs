@@ -122,8 +122,11 @@ pub(crate) async fn factory(ctx: Ctx, headers: HeaderMap) -> Page {
          versions, and a running plugin is swapped to another without a request failing.",
     ))
     .step("See the types, with the schema of each configuration", curl(&headers, "/plugins/types", ""))
-    .step("Make a plugin of a type", curl(&headers, "/plugins/load", r#"{"type": "greeter"}"#))
-    .step("Swap it to another version", curl(&headers, "/plugins/greeter/swap", r#"{"version": "^2"}"#))
+    .step(
+        "Make a plugin of a type",
+        curl(&headers, "/plugins/load", r#"{"type": "greeter", "version": "1.0.0"}"#),
+    )
+    .step("Swap it to another version", curl(&headers, "/plugins/greeter/swap", r#"{"version": "^1.1"}"#))
     .step("Unload it", format!("curl -X DELETE {}/plugins/greeter", base(&headers)))
     .live(json!({ "types": shown(ctx.management().plugin_types(ctx.caller())) }))
     .answer(&headers)
