@@ -2,16 +2,19 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+use http_api::HttpConfig;
 use plugin_core::{
     ConfigError, ConfigSource, EnvSource, FileSource, Layer, OverrideFile, Settings, assign, decode,
 };
 use plugin_manager::ManagerConfig;
+use scheduler::SchedulerConfig;
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use telemetry::{LogFilter, LogFormat};
 
 use crate::flags::Flags;
+use crate::wiring::HTTP;
 
 /// Environment variables with a name of their own.
 const SHORT_NAMES: [(&str, &str); 5] = [
@@ -112,6 +115,7 @@ pub(crate) async fn load(
     variables: impl IntoIterator<Item = (String, String)>,
 ) -> anyhow::Result<Loaded> {
     let mut settings = Settings::new();
+    settings.set_layer(Layer::Default, "built in", defaults()?);
     let file = match &flags.config {
         Some(path) => FileSource::required(path),
         None => FileSource::optional("gantry.toml"),
@@ -124,15 +128,41 @@ pub(crate) async fn load(
 
     // What operators set stands below the environment, but the folder that it is in is a setting itself.
     let data_dir = decode_host(&settings)?.data_dir;
+    if data_dir.as_os_str().is_empty() {
+        return Err(ConfigError::invalid("data_dir", "is empty").into());
+    }
     let overrides = OverrideFile::new(data_dir.join("config.json"));
     let kept = overrides.load().await.context("read the settings that operators made")?;
     settings.set_layer(Layer::Api, overrides.name(), kept);
 
     let host = decode_host(&settings)?;
+    if host.node.trim().is_empty() {
+        return Err(ConfigError::invalid("node", "is empty").into());
+    }
     host.manager.check().map_err(|error| error.under("manager"))?;
     host.log.filter()?;
     host.log.format(host.env)?;
     Ok(Loaded { settings, host, overrides })
+}
+
+/// Every setting of what is always there. `apps/server/gantry.toml` says the same to people.
+fn defaults() -> anyhow::Result<Map<String, Value>> {
+    let host = HostConfig::default();
+    let values = json!({
+        "env": host.env.as_str(),
+        "data_dir": host.data_dir,
+        "node": host.node,
+        "log": { "level": host.log.level },
+        "manager": host.manager,
+        "plugins": {
+            scheduler::SCHEDULER: SchedulerConfig::default(),
+            HTTP: HttpConfig::default(),
+        },
+    });
+    match values {
+        Value::Object(values) => Ok(values),
+        _ => bail!("the defaults are no table"),
+    }
 }
 
 fn decode_host(settings: &Settings) -> Result<HostConfig, ConfigError> {
@@ -194,6 +224,14 @@ mod tests {
         assert!(load_with(&twice, &[]).await.is_err());
     }
 
+    /// The file that people read has every key, with the default that is in force without it.
+    #[tokio::test]
+    async fn the_sample_file_says_what_is_built_in() {
+        let sample = FileSource::required(concat!(env!("CARGO_MANIFEST_DIR"), "/gantry.toml"));
+        let said = short_sections(sample.load().await.unwrap()).unwrap();
+        assert_eq!(Value::Object(said), Value::Object(defaults().unwrap()));
+    }
+
     #[tokio::test]
     async fn promise_10_what_is_wrong_is_named() {
         for (arguments, expected) in [
@@ -203,6 +241,9 @@ mod tests {
             (["--set", "log.level=lout"], "`log.level`: "),
             (["--set", "log.format=xml"], "`log.format`: "),
             (["--set", "env=staging"], "`env`: "),
+            (["--set", "node="], "`node`: is empty"),
+            (["--set", "data_dir="], "`data_dir`: is empty"),
+            (["--set", "manager.drain_deadline=5"], "expected a duration such as `500ms`"),
             (["--config", "absent.toml"], "absent.toml"),
         ] {
             let error = format!("{:#}", load_with(&arguments, &[]).await.unwrap_err());

@@ -37,7 +37,7 @@ pub(crate) struct Running {
 const HISTORY: usize = 10_000;
 
 /// The transport plugin.
-const HTTP: &str = "http";
+pub(crate) const HTTP: &str = "http";
 
 /// Checks the plugins' sections, each by its plugin.
 pub(crate) fn check(loaded: &Loaded, host: &Host) -> anyhow::Result<()> {

@@ -65,6 +65,11 @@ async fn bodies_that_cannot_be_read_are_400_and_too_large_ones_413() {
         .send_as(Method::POST, "/scheduler/tasks", Some(("[]", "application/json")), &[])
         .await
         .refusal(422);
+    let list = r#"["a", "a", "", {"type": "interval", "interval": "1h"}]"#;
+    server
+        .send_as(Method::POST, "/scheduler/tasks", Some((list, "application/json")), &[])
+        .await
+        .refusal(422);
     server.send_as(Method::POST, "/scheduler/tasks", Some(("id=a", "text/plain")), &[]).await.refusal(415);
     let huge = json!({"id": "a", "payload": "x".repeat(1 << 20)}).to_string();
     let body = Some((huge.as_str(), "application/json"));
@@ -121,4 +126,32 @@ async fn queries_are_checked() {
         let error = answer.refusal(422);
         assert_eq!(error["field"], field, "{body}: {}", answer.text);
     }
+}
+
+/// What is wrong is refused before it is kept: the next start would stumble over it.
+#[tokio::test]
+async fn promise_10_a_configuration_that_nobody_can_check_is_not_kept() {
+    let server = Server::start().await;
+    for body in [json!({"x": 1}), json!({"auto_start": "yes"}), json!([]), json!(null)] {
+        server.put("/plugins/scheduler/config", body).await.refusal(422);
+    }
+    assert!(!server.folder.path().join("data/config.json").exists());
+}
+
+#[tokio::test]
+async fn the_configuration_in_force_is_shown_with_its_origin() {
+    let server = Server::start().await;
+    let shown = server.get("/config?limit=1000").await.data();
+    let of = |path: &str| {
+        let values = shown["values"].as_array().unwrap();
+        values.iter().find(|value| value["path"] == path).unwrap_or_else(|| panic!("{path}: {shown}")).clone()
+    };
+    assert_eq!(
+        (&of("manager.auto_load")["value"], &of("manager.auto_load")["layer"]),
+        (&json!(false), &json!("default"))
+    );
+    assert_eq!(of("plugins.http.port")["layer"], "environment");
+    assert_eq!(of("plugins.scheduler.max_concurrent_tasks")["value"], 10_000);
+    let http = server.get("/plugins/http/config").await.data();
+    assert_eq!(http["config"]["body_timeout"], "30s", "{http}");
 }
