@@ -20,6 +20,7 @@ pub(crate) const READY: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Etcd {
     members: Vec<Server>,
+    ports: Vec<(String, Vec<u16>)>,
 }
 
 impl Etcd {
@@ -57,13 +58,13 @@ impl Etcd {
             environment::answers(VARIABLE, address, Probe::Etcd { address: address.clone() }).await?;
         }
         let named = |(index, address): (usize, &String)| Server::foreign(&name(index), address);
-        Ok(Self { members: addresses.iter().enumerate().map(named).collect() })
+        Ok(Self { members: addresses.iter().enumerate().map(named).collect(), ports: Vec::new() })
     }
 
     /// Starts members with settings.
     #[must_use]
     pub fn builder() -> EtcdBuilder {
-        EtcdBuilder { members: 3, linked: false, arguments: Vec::new() }
+        EtcdBuilder { members: 3, linked: false, arguments: Vec::new(), ports: Vec::new() }
     }
 
     /// Host and port of each member, for clients.
@@ -82,6 +83,12 @@ impl Etcd {
     #[must_use]
     pub fn members(&self) -> &[Server] {
         &self.members
+    }
+
+    /// The port of a member that was claimed under this name with [`EtcdBuilder::port`].
+    #[must_use]
+    pub fn port(&self, member: usize, name: &str) -> Option<u16> {
+        self.ports.iter().find(|(known, _)| known == name)?.1.get(member).copied()
     }
 
     /// The index of the member that leads, as the first member says that answers and knows of one.
@@ -145,6 +152,7 @@ pub struct EtcdBuilder {
     members: usize,
     linked: bool,
     arguments: Vec<String>,
+    ports: Vec<String>,
 }
 
 impl EtcdBuilder {
@@ -162,10 +170,20 @@ impl EtcdBuilder {
         self
     }
 
-    /// Adds arguments of `etcd`, such as `["--quota-backend-bytes", "16777216"]`.
+    /// Adds arguments of `etcd`, such as `["--quota-backend-bytes", "16777216"]`, which replace those of the
+    /// same name. `{clients}` in one is the member's port for clients, `{NAME}` one that [`port`](Self::port)
+    /// claims. TLS, say, is a second URL beside the plain one, which is still looked at to see that the member
+    /// is ready: `["--listen-client-urls", "http://127.0.0.1:{clients},https://127.0.0.1:{tls}"]`.
     #[must_use]
     pub fn arguments(mut self, arguments: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.arguments.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// Claims a further port for each member.
+    #[must_use]
+    pub fn port(mut self, name: impl Into<String>) -> Self {
+        self.ports.push(name.into());
         self
     }
 
@@ -197,16 +215,30 @@ impl EtcdBuilder {
         }
         let announced: Vec<u16> = prepared.iter().map(|(_, _, _, announced)| announced.1).collect();
         let mut members = Vec::new();
+        let mut ports: Vec<(String, Vec<u16>)> =
+            self.ports.iter().map(|name| (name.clone(), Vec::new())).collect();
         for (index, (clients, peers, wires, reached)) in prepared.into_iter().enumerate() {
             let name = name(index);
             let listen = (clients.number(), peers.number());
             let mut arguments = arguments(index, listen, reached, &announced);
-            arguments.extend(self.arguments.iter().cloned());
+            let mut claimed = Vec::new();
+            let mut names = vec![("{clients}".to_owned(), clients.number())];
+            for (name, numbers) in &mut ports {
+                let port = Port::claim().map_err(StartError::prepare(name))?;
+                names.push((format!("{{{name}}}"), port.number()));
+                numbers.push(port.number());
+                claimed.push(port);
+            }
+            arguments.extend(self.arguments.iter().map(|argument| {
+                let named =
+                    |text: String, (name, port): &(String, u16)| text.replace(name, &port.to_string());
+                names.iter().fold(argument.clone(), named)
+            }));
             let folder = folder_for(&name)?;
             let probe = Probe::Etcd { address: clients.address() };
+            claimed.extend([clients, peers]);
             let (at, launch) = (folder.path().to_owned(), launch.clone());
-            let plan =
-                Plan { launch, arguments, folder: at, probe, within: READY, ports: vec![clients, peers] };
+            let plan = Plan { launch, arguments, folder: at, probe, within: READY, ports: claimed };
             members.push(Server::own(&name, format!("127.0.0.1:{}", reached.0), plan, folder, wires));
         }
         for member in &members {
@@ -215,7 +247,7 @@ impl EtcdBuilder {
         for member in &members {
             member.wait_ready().await?;
         }
-        Ok(Etcd { members })
+        Ok(Etcd { members, ports })
     }
 }
 

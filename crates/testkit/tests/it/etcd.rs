@@ -68,3 +68,16 @@ async fn a_member_is_cut_off_both_ways() {
     cut.ready().await.unwrap();
     assert_eq!(etcd.get(leader, "a").await.unwrap().as_deref(), Some("1"));
 }
+
+#[tokio::test]
+async fn a_member_listens_on_further_ports() {
+    let urls = "http://127.0.0.1:{clients},http://127.0.0.1:{more}";
+    let etcd =
+        need!(Etcd::builder().members(1).port("more").arguments(["--listen-client-urls", urls]).start());
+    let more = format!("127.0.0.1:{}", etcd.port(0, "more").unwrap());
+    for address in [&more, &etcd.addresses()[0]] {
+        let answer = exchange(address, HEALTH).await.unwrap();
+        assert!(String::from_utf8_lossy(&answer).contains("\"true\""));
+    }
+    assert_eq!((etcd.port(0, "other"), etcd.port(1, "more")), (None, None));
+}
