@@ -13,6 +13,7 @@ mod dist;
 mod layers;
 mod lint;
 mod serve;
+mod services;
 mod test;
 mod tidy;
 mod workspace;
@@ -36,6 +37,7 @@ const TASKS: &[Task] = &[
     Task { name: "layers", about: "who may depend on whom", help: layers::HELP, run: layers::run },
     Task { name: "bench", about: "measure beside the references", help: bench::HELP, run: bench::run },
     Task { name: "dist", about: "pack a release", help: dist::HELP, run: dist::run },
+    Task { name: "services", about: "real servers, up and down", help: services::HELP, run: services::run },
 ];
 
 fn main() -> ExitCode {
