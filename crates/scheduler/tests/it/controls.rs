@@ -371,3 +371,27 @@ fn an_executor_that_goes_may_use_the_scheduler() {
     });
     assert_eq!(dropped.recv_timeout(secs(20)), Ok(true));
 }
+
+/// An executor whose look at a payload goes wrong.
+struct Clumsy;
+
+#[async_trait::async_trait]
+impl Executor for Clumsy {
+    async fn execute(&self, _: RunContext) -> Result<RunOutput, RunError> {
+        Ok(RunOutput::none())
+    }
+
+    fn check(&self, _: &serde_json::Value) -> Result<(), scheduler::PayloadError> {
+        panic!("as asked")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_the_check_of_a_payload_refuses_the_task() {
+    let bench = Bench::new().await;
+    let _guard = bench.scheduler.registry().register("clumsy", None, Arc::new(Clumsy)).unwrap();
+    let body = json!({"id": "t", "executor": "clumsy", "schedule": {"type": "once", "delay": "1s"}});
+    let refused = bench.scheduler.create(spec(body)).await.unwrap_err();
+    assert_eq!(refused.to_string(), "payload: its executor panicked on it: as asked");
+    assert!(bench.scheduler.get("t").await.is_err());
+}
