@@ -13,8 +13,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use plugin_core::{
-    Action, Health, Manifest, Needs, Permissions, Plugin, PluginError, PluginName, Scope, ScopeOptions, Slot,
-    State, Withdrawal,
+    Action, Manifest, Needs, Permissions, Plugin, PluginError, PluginName, Scope, ScopeOptions, Slot, State,
+    Withdrawal,
 };
 use registry::{Records, Transition};
 use runtime::{CallError, guarded};
@@ -23,7 +23,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
 pub(crate) use self::configure::section_of;
-use self::health::HealthCall;
+use self::health::{Asked, HealthCall};
 pub(crate) use self::swap::SwapOrder;
 use crate::restart::Failures;
 use crate::shared::{Shared, Status};
@@ -414,10 +414,10 @@ async fn panic_of(scope: Option<Arc<Scope>>) -> String {
     }
 }
 
-async fn answer_of(call: &mut Option<HealthCall>) -> Result<Health, CallError> {
+async fn answer_of(call: &mut Option<HealthCall>) -> Asked {
     match call {
         Some(under_way) => {
-            let answer = under_way.await.unwrap_or(Err(CallError::Cancelled));
+            let answer = under_way.await.unwrap_or(Asked::Answer(Err(CallError::Cancelled)));
             *call = None;
             answer
         }

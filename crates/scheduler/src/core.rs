@@ -4,7 +4,7 @@
 //! move, one shared definition, one 16-byte timer entry and one 8-byte index entry. Whatever few tasks need
 //! stands beside it in a box of its own.
 
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use crate::builder::SchedulerConfig;
@@ -158,6 +158,8 @@ pub(crate) struct Active {
 #[derive(Debug, Default)]
 pub(crate) struct GroupState {
     pub(crate) active: u32,
+    /// As its tasks said it last.
+    pub(crate) limit: u32,
     pub(crate) waiting: BinaryHeap<Ready>,
 }
 
@@ -174,8 +176,11 @@ pub(crate) struct Core {
     pub(crate) active_count: usize,
     backlog: BinaryHeap<Ready>,
     groups: HashMap<Box<str>, GroupState>,
+    /// Runs that a group has let into the line again, by record, and the group: if one does not take its
+    /// place after all, the next of the group does.
+    called_up: HashMap<u64, Box<str>>,
     /// Due tasks by the executor that is absent.
-    waiting: HashMap<ExecutorKey, Vec<u32>>,
+    waiting: HashMap<ExecutorKey, HashSet<u32>>,
     /// Runs by the executor that is absent.
     parked: HashMap<ExecutorKey, Vec<Ready>>,
     parked_count: usize,
@@ -188,6 +193,9 @@ pub(crate) struct Core {
     executors: ExecutorRegistry,
     present: Vec<Option<Arc<Registration>>>,
     generation: u64,
+    /// Executors as they were before: what nobody holds any more is dropped without the lock, since that is
+    /// foreign code.
+    pub(crate) gone: Vec<Option<Arc<Registration>>>,
     pub(crate) notices: VecDeque<Notice>,
     /// Whether anybody wants notices.
     pub(crate) tells: bool,
@@ -241,6 +249,7 @@ impl Core {
             active_count: 0,
             backlog: BinaryHeap::new(),
             groups: HashMap::new(),
+            called_up: HashMap::new(),
             waiting: HashMap::new(),
             parked: HashMap::new(),
             parked_count: 0,
@@ -250,6 +259,7 @@ impl Core {
             executors,
             present: Vec::new(),
             generation: u64::MAX,
+            gone: Vec::new(),
             notices: VecDeque::new(),
             tells: false,
             stats: Stats::new(now),
@@ -471,7 +481,7 @@ impl Core {
 
     /// How many due tasks wait for an executor.
     pub(crate) fn waiting_tasks(&self) -> usize {
-        self.waiting.values().map(Vec::len).sum()
+        self.waiting.values().map(HashSet::len).sum()
     }
 
     pub(crate) const fn ids(&self) -> RunIds {

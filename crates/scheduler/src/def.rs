@@ -1,5 +1,6 @@
 //! The definition of a task as the scheduler keeps it: checked, compiled, small, and never changed.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use runtime::DurationText;
@@ -108,7 +109,13 @@ impl Def {
             executors.key_of(executor).map_err(|error| TaskError::invalid("executor", error.to_string()))?;
         let payload = payload_text("payload", &spec.payload)?;
         if let Some(present) = executors.present(executor) {
-            present.executor.check(&spec.payload).map_err(|error| {
+            // Foreign code: a panic in it is a refusal, and not the end of whoever asks.
+            let checked = catch_unwind(AssertUnwindSafe(|| present.executor.check(&spec.payload)));
+            let checked = checked.map_err(|panic| {
+                let detail = format!("its executor panicked on it: {}", runtime::panic_message(&*panic));
+                TaskError::invalid("payload", detail.chars().take(256).collect::<String>())
+            })?;
+            checked.map_err(|error| {
                 let field = if error.field.is_empty() {
                     "payload".to_owned()
                 } else {

@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use runtime::{CancellationToken, panic_message};
-use tracing::{Instrument, debug, debug_span};
+use tracing::{Instrument, debug, debug_span, warn};
 
 use crate::core::{Ended, Launch};
-use crate::executor::{Entered, RunContext, RunError, RunOutput};
+use crate::executor::{Entered, Registration, RunContext, RunError, RunOutput};
 use crate::schedule::{Micros, NEVER, floor_micros, timestamp};
 use crate::scheduler::Inner;
 
@@ -48,12 +48,16 @@ pub(crate) async fn drive(inner: Arc<Inner>, token: CancellationToken) {
         tokio::pin!(executors_changed);
         executors_changed.as_mut().enable();
         let now = floor_micros(inner.clock.now());
-        let next = {
+        let (next, gone) = {
             let mut core = inner.core();
             core.refresh_executors(now);
-            core.wanted_at(now)
+            let next = core.wanted_at(now);
+            // Under the lock: whoever puts something earlier in afterwards compares it with this, and not
+            // with the time that has just passed, which would let us sleep past it.
+            inner.sleeping_until.store(next, Ordering::SeqCst);
+            (next, std::mem::take(&mut core.gone))
         };
-        inner.sleeping_until.store(next, Ordering::SeqCst);
+        drop_executors(gone);
         if next <= now {
             inner.work.notify_one();
         }
@@ -82,15 +86,16 @@ pub(crate) async fn work(inner: Arc<Inner>, token: CancellationToken) {
     let mut turn_began = tokio::time::Instant::now();
     loop {
         let now = floor_micros(inner.clock.now());
-        let (more, overflows) = {
+        let (more, overflows, gone) = {
             let mut core = inner.core();
             for Done { run, ended, started, at } in done.drain(..) {
                 core.finish(run, ended, started, at);
             }
             let stop = token.is_cancelled();
             let more = if stop { false } else { core.take(now, chunk, &mut launches) };
-            (more, core.notices.len() > inner.notices_max)
+            (more, core.notices.len() > inner.notices_max, std::mem::take(&mut core.gone))
         };
+        drop_executors(gone);
         if overflows {
             inner.tell();
         }
@@ -115,9 +120,19 @@ pub(crate) async fn work(inner: Arc<Inner>, token: CancellationToken) {
         }
         let each = (at - began).max(0) / taken as Micros;
         chunk = usize::try_from(CHUNK_TARGET_US / each.max(1)).unwrap_or(1).clamp(1, CHUNK_MAX);
-        if turn_began.elapsed() >= TURN {
+        // What has ended is brought back first if the loops are to end: they may be dropped at an await.
+        if turn_began.elapsed() >= TURN && !token.is_cancelled() {
             tokio::task::yield_now().await;
             turn_began = tokio::time::Instant::now();
+        }
+    }
+}
+
+/// Lets go of executors that may have been withdrawn. What their owners do at that is theirs.
+fn drop_executors(gone: Vec<Option<Arc<Registration>>>) {
+    for registration in gone.into_iter().flatten() {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(registration))) {
+            warn!(panic = panic_message(&*panic), "an executor panicked when it was dropped");
         }
     }
 }
@@ -125,6 +140,11 @@ pub(crate) async fn work(inner: Arc<Inner>, token: CancellationToken) {
 /// Polls a run for the first time, at `started`. Tells the time after it.
 fn begin(inner: &Arc<Inner>, launch: Launch, started: Micros, done: &mut Vec<Done>) -> Micros {
     let Launch { run, cell, registration, timeout } = launch;
+    if cell.cancel.is_set() {
+        // Another run of the handful has taken its time, and the caller has been told that this one ends.
+        done.push(Done { run, ended: Ended::Canceled("canceled".into()), started, at: started });
+        return started;
+    }
     let Some(entered) = registration.enter() else {
         inner.core().give_back(run, started);
         return started;

@@ -44,6 +44,8 @@ pub(crate) struct History {
     records_max: usize,
     /// Records of runs that the ring has passed while they were under way.
     aged: BTreeMap<u64, Record>,
+    /// Up to where they have been gone through for ended ones.
+    swept: u64,
 }
 
 /// How many ended ones of these are kept.
@@ -51,7 +53,13 @@ const AGED_MAX: usize = 4096;
 
 impl History {
     pub(crate) fn new(records_max: usize) -> Self {
-        Self { first: 1, ring: VecDeque::new(), records_max: records_max.max(1), aged: BTreeMap::new() }
+        Self {
+            first: 1,
+            ring: VecDeque::new(),
+            records_max: records_max.max(1),
+            aged: BTreeMap::new(),
+            swept: 0,
+        }
     }
 
     /// Takes a record in, and tells its number.
@@ -64,15 +72,30 @@ impl History {
             }
             self.first += 1;
             if self.aged.len() > AGED_MAX {
-                // The runs under way are bounded; the ended ones among the aged go first.
-                let ended = self.aged.iter().find(|(_, record)| record.outcome.is_final());
-                if let Some(number) = ended.map(|(number, _)| *number) {
-                    self.aged.remove(&number);
-                }
+                self.sweep_aged();
             }
         }
         self.ring.push_back(record);
         self.first + self.ring.len() as u64 - 1
+    }
+
+    /// Drops ended ones among the aged; the runs under way are bounded. A few are looked at each time, since
+    /// a long line of waiting runs would make every new record pay for all of it.
+    fn sweep_aged(&mut self) {
+        const LOOKS: usize = 8;
+        let mut ended = [None; LOOKS];
+        let mut looked = 0;
+        for ((number, record), ended) in self.aged.range(self.swept..).zip(&mut ended) {
+            *ended = record.outcome.is_final().then_some(*number);
+            self.swept = number + 1;
+            looked += 1;
+        }
+        if looked < LOOKS {
+            self.swept = 0;
+        }
+        for number in ended.into_iter().flatten() {
+            self.aged.remove(&number);
+        }
     }
 
     pub(crate) fn get(&self, number: u64) -> Option<&Record> {
@@ -140,5 +163,19 @@ mod tests {
     #[test]
     fn a_record_is_small() {
         assert!(size_of::<Record>() <= 64, "{}", size_of::<Record>());
+    }
+
+    #[test]
+    fn ended_ones_among_the_aged_are_bounded_while_many_wait() {
+        let mut history = History::new(1);
+        let waiting: Vec<u64> = (0..5000).map(|_| history.push(record(0, RunOutcome::Queued))).collect();
+        for number in waiting.iter().skip(1).step_by(2) {
+            history.get_mut(*number).unwrap().outcome = RunOutcome::Completed;
+        }
+        for _ in 0..2000 {
+            history.push(record(0, RunOutcome::Completed));
+        }
+        assert!(history.aged.len() <= AGED_MAX, "{}", history.aged.len());
+        assert!(waiting.iter().step_by(2).all(|number| history.get(*number).is_some()));
     }
 }

@@ -1,5 +1,8 @@
 //! Asking a running plugin how it fares, and what follows from the answer.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use plugin_core::{Health, State};
 use runtime::{CallError, guarded};
 use serde_json::json;
@@ -11,7 +14,15 @@ use crate::RestartPolicy;
 use crate::shared::SeenHealth;
 
 /// A question that is under way: beside the supervisor's other work, since an answer may take long.
-pub(super) type HealthCall = oneshot::Receiver<Result<Health, CallError>>;
+pub(super) type HealthCall = oneshot::Receiver<Asked>;
+
+/// What came of a question.
+#[derive(Debug)]
+pub(super) enum Asked {
+    Answer(Result<Health, CallError>),
+    /// No thread was free to put it, which says nothing about the plugin.
+    NotPut,
+}
 
 impl Supervisor {
     /// Asks again after the interval, give or take a tenth, so that plugins are not all asked at once.
@@ -29,16 +40,33 @@ impl Supervisor {
         let limit = self.shared.config.health_check_timeout;
         let (sender, answer) = oneshot::channel();
         self.shared.tasks.spawn(format!("health of {}", self.name), async move {
-            let _ = sender.send(guarded(&handle, limit, async move { plugin.health().await }).await);
+            let put = Arc::new(AtomicBool::new(false));
+            let puts = put.clone();
+            let question = async move {
+                puts.store(true, Ordering::Release);
+                plugin.health().await
+            };
+            let asked = match guarded(&handle, limit, question).await {
+                Err(CallError::TimedOut(_)) if !put.load(Ordering::Acquire) => Asked::NotPut,
+                answer => Asked::Answer(answer),
+            };
+            let _ = sender.send(asked);
         });
         self.running.health_call = Some(answer);
     }
 
-    pub(super) async fn checked(&mut self, answer: Result<Health, CallError>) {
+    pub(super) async fn checked(&mut self, asked: Asked) {
         if self.state() != State::Running {
             return;
         }
         let limit = self.shared.config.health_check_timeout;
+        let Asked::Answer(answer) = asked else {
+            // Somebody else's code holds all threads. A restart would only take down one that works, and the
+            // transport is one of them.
+            tracing::warn!(plugin = %self.name, "no thread was free to ask for its health: plugins block theirs");
+            self.schedule_health();
+            return;
+        };
         let health = answer.unwrap_or_else(|error| Health::unhealthy(self.failed_call(error, limit).reason));
         let changed = self.note_health(&health);
         let ready = health.healthy && health.ready;

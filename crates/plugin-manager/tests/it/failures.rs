@@ -87,6 +87,43 @@ async fn code_that_blocks_its_thread_is_stuck_and_counted_and_starves_nobody() {
     assert_eq!(manager.registry().state("blocks"), State::Failed);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn code_that_blocks_every_thread_does_not_make_others_unhealthy() {
+    let plugins = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let log = Log::default();
+    let ms = Duration::from_millis;
+    let config = ManagerConfig { health_check_interval: ms(10), health_check_timeout: ms(20), ..brisk() };
+    let manager = builder().runtime(plugins.handle().clone()).config(config).build();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let asks = asked.clone();
+    let good = Sample::new("good", &log).health(move || {
+        asks.fetch_add(1, Ordering::SeqCst);
+        Health::healthy()
+    });
+    good.add_with(&manager, with(RestartPolicy::OnFailure));
+    manager.start_all().await.unwrap();
+    let (release, gate) = mpsc::sync_channel::<()>(0);
+    let (blocked, blocks) = tokio::sync::oneshot::channel();
+    plugins.spawn(async move {
+        let _ = blocked.send(());
+        let _ = gate.recv();
+    });
+    blocks.await.unwrap();
+    let unwell = || {
+        let view = manager.get("good").unwrap();
+        view.status != State::Running || !view.health.healthy
+    };
+    assert!(!manager.wait_until(ms(1500), unwell).await, "{:?}", manager.get("good"));
+    drop(release);
+    let before = asked.load(Ordering::SeqCst);
+    let deadline = Instant::now() + PATIENCE;
+    while asked.load(Ordering::SeqCst) == before {
+        assert!(Instant::now() < deadline, "asked again once there is a thread");
+        tokio::time::sleep(ms(5)).await;
+    }
+    plugins.shutdown_background();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stop_that_fails_ends_as_failed_with_everything_withdrawn() {
     let log = Log::default();

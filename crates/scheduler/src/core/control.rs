@@ -157,10 +157,24 @@ impl Core {
             slot.updated = now.max(slot.created);
         }
         self.link_edges(task, &def);
+        if before.executor != def.executor {
+            self.unpark(task, before.executor);
+        }
         self.arm(task);
         self.settle(task);
         self.tell_task(task, NoticeKind::Scheduled, now);
         Ok(task)
+    }
+
+    /// Puts the task's runs that wait for an executor back in line: it has another one now.
+    fn unpark(&mut self, task: u32, executor: crate::executor::ExecutorKey) {
+        let Some(parked) = self.parked.remove(&executor) else { return };
+        let (back, rest): (Vec<_>, Vec<_>) = parked.into_iter().partition(|ready| ready.task == task);
+        self.parked_count -= back.len();
+        self.backlog.extend(back);
+        if !rest.is_empty() {
+            self.parked.insert(executor, rest);
+        }
     }
 
     pub(crate) fn check_version(&self, task: u32, expected: Option<u64>) -> Result<(), TaskError> {
@@ -193,6 +207,7 @@ impl Core {
             Some(TaskStatus::Completed | TaskStatus::Failed | TaskStatus::Canceled)
         );
         self.drop_queued(task, now, "the task has been removed");
+        self.drop_waiting(task, now, "the task has been removed");
         if is_live {
             self.tell_task(task, NoticeKind::Canceled, now);
         }
@@ -351,6 +366,9 @@ impl Core {
             Some(Overlap::Skip) => is_busy,
             Some(Overlap::QueueOne) => queued >= 1,
             Some(Overlap::QueueAll) => queued >= self.config.max_queued_runs,
+            Some(Overlap::Allow) => {
+                slot.def.as_ref().is_some_and(|def| slot.active_count as usize >= self.allowed_max(def))
+            }
             _ => false,
         };
         if is_busy && is_full {

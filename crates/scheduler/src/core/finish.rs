@@ -191,10 +191,19 @@ impl Core {
         let Some(group) = active.cell.def.group() else { return };
         let Some(state) = self.groups.get_mut(group.name.as_str()) else { return };
         state.active -= 1;
-        if let Some(ready) = state.waiting.pop() {
+        self.call_up(&group.name);
+    }
+
+    /// Lets the next run that waits for a place in the group into the line, if there is a place.
+    pub(super) fn call_up(&mut self, group: &str) {
+        let Some(state) = self.groups.get_mut(group) else { return };
+        if state.active < state.limit
+            && let Some(ready) = state.waiting.pop()
+        {
+            self.called_up.insert(ready.record, group.into());
             self.backlog.push(ready);
-        } else if state.active == 0 {
-            self.groups.remove(group.name.as_str());
+        } else if state.active == 0 && state.waiting.is_empty() {
+            self.groups.remove(group);
         }
     }
 

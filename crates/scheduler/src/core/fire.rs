@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Active, Core, NONE, Ready, flag};
+use super::{Active, Core, Ended, NONE, Ready, flag};
+use crate::def::Def;
 use crate::executor::{CancelFlag, Registration, RunCell};
 use crate::notice::NoticeKind;
 use crate::planner::{Missed, plan};
@@ -67,7 +68,7 @@ impl Core {
         }
         if self.present.get(def.executor.0 as usize).is_none_or(Option::is_none) {
             slot.flags |= flag::WAITS_EXECUTOR;
-            self.waiting.entry(def.executor).or_default().push(task);
+            self.waiting.entry(def.executor).or_default().insert(task);
             return;
         }
         if !def.after().is_empty() {
@@ -139,7 +140,8 @@ impl Core {
         let overlap = def.overlap();
         let is_full = match overlap {
             _ if !is_busy => false,
-            Overlap::Allow | Overlap::CancelPrevious => false,
+            Overlap::CancelPrevious => false,
+            Overlap::Allow => slot.active_count as usize >= self.allowed_max(&def),
             Overlap::Skip => {
                 let record =
                     self.skip(task, origin, scheduled, now, 1, "overlap: the run before has not ended");
@@ -175,8 +177,22 @@ impl Core {
         (record, true)
     }
 
+    /// How many runs of one task there may be, under way or in line, where each is allowed.
+    pub(super) fn allowed_max(&self, def: &Def) -> usize {
+        let at_once = def.group().map_or(usize::MAX, |group| group.limit as usize);
+        at_once.min(self.config.max_concurrent_tasks).saturating_add(self.config.max_queued_runs)
+    }
+
     /// Starts a run, unless something is missing still.
     fn launch(&mut self, ready: Ready, now: Micros, out: &mut Vec<Launch>) {
+        let called_up = if self.called_up.is_empty() { None } else { self.called_up.remove(&ready.record) };
+        self.launch_ready(ready, now, out);
+        if let Some(group) = called_up {
+            self.call_up(&group);
+        }
+    }
+
+    fn launch_ready(&mut self, ready: Ready, now: Micros, out: &mut Vec<Launch>) {
         let still_queued =
             self.history.get(ready.record).is_some_and(|record| record.outcome == RunOutcome::Queued);
         let Some(slot) = self.table.get_mut(ready.task) else { return };
@@ -184,6 +200,14 @@ impl Core {
             return;
         }
         let Some(def) = slot.def.clone() else { return };
+        if slot.flags & flag::PAUSED != 0 && ready.origin != RunOrigin::Trigger {
+            // It has been paused since; the run waits for the end of that with others of the task.
+            slot.active_count -= 1;
+            let queue = &mut Self::side(slot).queue;
+            let at = queue.partition_point(|other| other.record < ready.record);
+            queue.insert(at, ready);
+            return;
+        }
         let Some(registration) = self.present.get(def.executor.0 as usize).and_then(Clone::clone) else {
             self.parked_count += 1;
             self.parked.entry(def.executor).or_default().push(ready);
@@ -194,6 +218,7 @@ impl Core {
                 Some(state) => state,
                 None => self.groups.entry(group.name.as_str().into()).or_default(),
             };
+            state.limit = group.limit;
             if state.active >= group.limit {
                 state.waiting.push(ready);
                 return;
@@ -285,6 +310,11 @@ impl Core {
     /// Gives a run back that could not be started, since its executor has just been withdrawn.
     pub(crate) fn give_back(&mut self, run: u32, now: Micros) {
         let Some(active) = self.active_run_mut(run) else { return };
+        if active.cell.cancel.is_set() {
+            // The next attempt would have a flag of its own, and know nothing of that.
+            self.end(run, Ended::Canceled("canceled".into()), None, now);
+            return;
+        }
         // It stands in line for its next attempt at once; an absent executor makes it wait there.
         active.retry_at = now;
         active.attempt = active.attempt.saturating_sub(1);
@@ -299,7 +329,7 @@ impl Core {
         }
         let (generation, present) = self.executors.snapshot();
         self.generation = generation;
-        self.present = present;
+        self.gone.extend(std::mem::replace(&mut self.present, present));
         let is_there = |present: &[Option<_>], key: crate::executor::ExecutorKey| {
             present.get(key.0 as usize).is_some_and(Option::is_some)
         };

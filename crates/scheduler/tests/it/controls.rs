@@ -1,4 +1,9 @@
-use scheduler::{Page, RunOutcome, TaskError, TaskFilter, TaskStatus};
+use std::sync::{Arc, Mutex};
+
+use scheduler::{
+    Executor, Page, RunContext, RunError, RunOutcome, RunOutput, Scheduler, TaskError, TaskFilter,
+    TaskStatus, executor_fn,
+};
 use serde_json::json;
 
 use crate::support::{Bench, secs, spec};
@@ -234,4 +239,159 @@ async fn a_plugins_tasks_follow_it() {
     assert_eq!(bench.scheduler.remove_owned("greeter").await.unwrap(), 2);
     assert!(bench.scheduler.get("a").await.is_err());
     assert!(bench.scheduler.get("mine").await.is_ok());
+}
+
+/// Runs that are due together are taken together; one that holds its thread must not let the others begin
+/// after they have been cancelled.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_run_that_was_cancelled_before_its_turn_never_begins() {
+    let scheduler = Scheduler::builder().start_later().build().await.unwrap();
+    let began = Arc::new(Mutex::new(Vec::new()));
+    let (release, held) = std::sync::mpsc::sync_channel::<()>(1);
+    let held = Arc::new(Mutex::new(held));
+    let seen = began.clone();
+    let hold = executor_fn(move |run| {
+        let is_first = {
+            let mut seen = seen.lock().unwrap();
+            seen.push(run.task_id().to_owned());
+            seen.len() == 1
+        };
+        if is_first {
+            held.lock().unwrap().recv().unwrap();
+        }
+        async { Ok(RunOutput::none()) }
+    });
+    let _guard = scheduler.registry().register("hold", None, hold).unwrap();
+    for id in ["a", "b"] {
+        let body = json!({"id": id, "executor": "hold", "schedule": {"type": "once", "delay": "0s"}});
+        scheduler.create(spec(body)).await.unwrap();
+    }
+    scheduler.start();
+    let first = loop {
+        if let Some(first) = began.lock().unwrap().first().cloned() {
+            break first;
+        }
+        tokio::task::yield_now().await;
+    };
+    let other = if first == "a" { "b" } else { "a" };
+    let state = scheduler.cancel(other).await.unwrap().status;
+    release.send(()).unwrap();
+    scheduler.stop(secs(5)).await;
+    assert_eq!(state, TaskStatus::Canceled);
+    assert_eq!(*began.lock().unwrap(), [first]);
+    let runs = scheduler.runs(other, &Page::default()).await.unwrap().items;
+    assert!(runs.iter().all(|run| run.outcome == RunOutcome::Canceled), "{runs:?}");
+}
+
+/// Of three that share a group of one, the second is cancelled while it waits: the third has its turn.
+#[tokio::test(start_paused = true)]
+async fn a_run_cancelled_while_its_group_is_full_gives_its_place_to_the_next() {
+    let bench = Bench::new().await;
+    for (id, delay) in [("a", "1s"), ("b", "2s"), ("c", "3s")] {
+        bench
+            .create(json!({"id": id, "executor": "work", "payload": {"takes": "10s"},
+                "group": {"name": "g", "limit": 1}, "schedule": {"type": "once", "delay": delay}}))
+            .await;
+    }
+    bench.sleep(secs(5)).await;
+    bench.scheduler.cancel("b").await.unwrap();
+    bench.sleep(secs(20)).await;
+    assert_eq!((bench.seconds("b"), bench.seconds("c")), (vec![], vec![11.0]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_paused_while_its_run_is_in_line_does_not_start_before_it_is_resumed() {
+    let bench = Bench::new().await;
+    for (id, delay) in [("a", "1s"), ("b", "2s")] {
+        bench
+            .create(json!({"id": id, "executor": "work", "payload": {"takes": "10s"},
+                "group": {"name": "g", "limit": 1}, "schedule": {"type": "once", "delay": delay}}))
+            .await;
+    }
+    bench.sleep(secs(5)).await;
+    bench.scheduler.pause("b").await.unwrap();
+    bench.sleep(secs(25)).await;
+    assert_eq!(bench.seconds("b"), Vec::<f64>::new());
+    bench.scheduler.resume("b").await.unwrap();
+    bench.sleep(secs(20)).await;
+    assert_eq!(bench.seconds("b"), [30.0]);
+    assert_eq!(bench.status("b").await, TaskStatus::Completed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_waits_for_an_executor_goes_to_the_one_that_takes_its_place() {
+    let bench = Bench::new().await;
+    let mut body = json!({"id": "t", "executor": "absent", "schedule": {"type": "once", "delay": "1h"}});
+    bench.create(body.clone()).await;
+    bench.scheduler.trigger("t", None).await.unwrap();
+    bench.settle().await;
+    assert!(bench.seen().is_empty());
+    body["executor"] = json!("work");
+    bench.scheduler.replace("t", spec(body), None).await.unwrap();
+    bench.sleep(secs(1)).await;
+    assert_eq!(bench.seconds("t"), [0.0]);
+    assert_eq!(bench.status("t").await, TaskStatus::Pending);
+}
+
+/// An executor that asks the scheduler something when it goes.
+struct Curious(Option<Scheduler>, std::sync::mpsc::SyncSender<bool>);
+
+#[async_trait::async_trait]
+impl Executor for Curious {
+    async fn execute(&self, _: RunContext) -> Result<RunOutput, RunError> {
+        Ok(RunOutput::none())
+    }
+}
+
+impl Drop for Curious {
+    fn drop(&mut self) {
+        let scheduler = self.0.take().unwrap();
+        self.1.send(scheduler.status().running).unwrap();
+    }
+}
+
+#[test]
+fn an_executor_that_goes_may_use_the_scheduler() {
+    let (sender, dropped) = std::sync::mpsc::sync_channel(1);
+    // On a thread of its own, since a failure is a deadlock.
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let scheduler = Scheduler::builder().build().await.unwrap();
+            let curious = Arc::new(Curious(Some(scheduler.clone()), sender));
+            let guard = scheduler.registry().register("curious", None, curious).unwrap();
+            let body = json!({"id": "t", "executor": "curious", "schedule": {"type": "once", "delay": "0s"}});
+            scheduler.create(spec(body)).await.unwrap();
+            while scheduler.get("t").await.unwrap().status != TaskStatus::Completed {
+                tokio::task::yield_now().await;
+            }
+            drop(guard);
+            tokio::time::sleep(secs(1)).await;
+        });
+    });
+    assert_eq!(dropped.recv_timeout(secs(20)), Ok(true));
+}
+
+/// An executor whose look at a payload goes wrong.
+struct Clumsy;
+
+#[async_trait::async_trait]
+impl Executor for Clumsy {
+    async fn execute(&self, _: RunContext) -> Result<RunOutput, RunError> {
+        Ok(RunOutput::none())
+    }
+
+    fn check(&self, _: &serde_json::Value) -> Result<(), scheduler::PayloadError> {
+        panic!("as asked")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_the_check_of_a_payload_refuses_the_task() {
+    let bench = Bench::new().await;
+    let _guard = bench.scheduler.registry().register("clumsy", None, Arc::new(Clumsy)).unwrap();
+    let body = json!({"id": "t", "executor": "clumsy", "schedule": {"type": "once", "delay": "1s"}});
+    let refused = bench.scheduler.create(spec(body)).await.unwrap_err();
+    assert_eq!(refused.to_string(), "payload: its executor panicked on it: as asked");
+    assert!(bench.scheduler.get("t").await.is_err());
 }

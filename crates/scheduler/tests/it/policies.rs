@@ -89,6 +89,22 @@ async fn overlap_allow_runs_side_by_side() {
     assert_eq!(bench.most.load(std::sync::atomic::Ordering::SeqCst), 3);
 }
 
+#[tokio::test(start_paused = true)]
+async fn promise_8_overlap_allow_is_bounded_too() {
+    let config = SchedulerConfig { max_queued_runs: 3, ..Default::default() };
+    let bench = Bench::with(config).await;
+    bench
+        .create(json!({"id": "t", "executor": "work", "payload": {"takes": "1h"}, "overlap": "allow",
+            "group": {"name": "g", "limit": 2}, "schedule": {"type": "interval", "interval": "1s"}}))
+        .await;
+    bench.sleep(secs(60)).await;
+    assert_eq!(bench.get("t").await.active_runs, 5);
+    let runs = runs(&bench, "t").await;
+    assert_eq!(runs.last().unwrap().skip_reason.as_deref(), Some("overlap: the queue is full"));
+    let refused = bench.scheduler.trigger("t", None).await.unwrap_err();
+    assert!(matches!(refused, scheduler::TaskError::Conflict { .. }), "{refused}");
+}
+
 /// A task that is due each 10 s, and a clock that jumps ahead by 61 s after 15 s.
 async fn jumped(misfire: Value) -> Bench {
     let bench = Bench::new().await;
