@@ -28,6 +28,7 @@ impl Scheduler {
     /// # Errors
     ///
     /// As there.
+    #[cfg(feature = "plugin")]
     pub(crate) fn check_owned(&self, plugin: &str, spec: &TaskSpec) -> Result<(), TaskError> {
         let inner = &self.inner;
         let def = Def::admit(spec, Some(plugin), &inner.executors, inner.now())?;
