@@ -244,7 +244,25 @@ fn parse(text: &str) -> Result<Cron, String> {
     // A parser is foreign code and its input is anybody's: a panic in it is a refusal.
     match std::panic::catch_unwind(|| Cron::from_str(text)) {
         Ok(Ok(cron)) => Ok(cron),
-        Ok(Err(error)) => Err(error.to_string().trim_end_matches('.').chars().take(200).collect()),
+        Ok(Err(_)) => Err(what_is_wrong(text)),
         Err(_) => Err("cannot be read".to_owned()),
     }
+}
+
+/// Names the first field that is wrong by itself; the parser tells only that something is.
+fn what_is_wrong(text: &str) -> String {
+    const NAMES: [&str; 7] = ["second", "minute", "hour", "day of month", "month", "weekday", "year"];
+    let fields: Vec<&str> = text.split_ascii_whitespace().collect();
+    let names = NAMES.iter().skip(usize::from(fields.len() == 5));
+    for (at, (name, field)) in names.zip(&fields).enumerate() {
+        let mut alone = vec!["*"; fields.len()];
+        if let Some(place) = alone.get_mut(at) {
+            *place = field;
+        }
+        let alone = alone.join(" ");
+        if !matches!(std::panic::catch_unwind(|| Cron::from_str(&alone)), Ok(Ok(_))) {
+            return format!("`{field}` is not a {name} of an expression");
+        }
+    }
+    "cannot be read".to_owned()
 }

@@ -487,3 +487,18 @@ async fn a_preview_creates_nothing_and_tells_the_next_times() {
     assert_eq!(bad.to_string(), "schedule.cron: day 31 does not exist in february");
     assert_eq!(bench.scheduler.status().total_tasks, 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn promise_10_a_refused_expression_names_its_part() {
+    let bench = Bench::new().await;
+    for (cron, said) in [
+        ("60 * * * *", "`60` is not a minute of an expression"),
+        ("0 0 32 * *", "`32` is not a day of month of an expression"),
+        ("0 0 * * fri-mon", "`fri-mon` is not a weekday of an expression"),
+        ("61 * * * * *", "`61` is not a second of an expression"),
+        ("0 0 0 1 1 * 9999", "`9999` is not a year of an expression"),
+    ] {
+        let refused = bench.scheduler.preview(&scheduler::ScheduleSpec::cron(cron), 1, None).unwrap_err();
+        assert_eq!(refused.to_string(), format!("schedule.cron: {said}"));
+    }
+}
