@@ -60,11 +60,25 @@ pub(crate) fn complete(document: OpenApi) -> Value {
         }
     }
     if let Some(components) = document.get_mut("components").and_then(Value::as_object_mut) {
+        if let Some(schemas) = components.get_mut("schemas").and_then(Value::as_object_mut) {
+            schemas.values_mut().for_each(drop_needless_defaults);
+        }
         components.insert("responses".to_owned(), refusals());
         components.insert("parameters".to_owned(), parameters());
         components.insert("headers".to_owned(), headers());
     }
     document
+}
+
+/// Takes out the defaults of properties that have to be given: that of the type in code, such as an empty
+/// id, need not even be a value that is allowed.
+fn drop_needless_defaults(schema: &mut Value) {
+    let required: Vec<_> = schema["required"].as_array().into_iter().flatten().cloned().collect();
+    for name in required.iter().filter_map(Value::as_str) {
+        if let Some(property) = schema["properties"][name].as_object_mut() {
+            property.remove("default");
+        }
+    }
 }
 
 fn complete_operation(path: &str, method: &str, operation: &mut Map<String, Value>) {

@@ -180,3 +180,26 @@ async fn the_reference_loads_nothing_from_elsewhere() {
         assert_eq!(get(&api, asset).await.status, 200, "{asset}");
     }
 }
+
+/// As OpenAPI's own validators ask, and as the reference shows them to people as examples.
+#[test]
+fn every_default_is_a_value_that_its_schema_allows() {
+    fn look(at: &Value, path: &str, components: &Value, faults: &mut Vec<String>) {
+        if let Some(default) = at.get("default") {
+            let schema = json!({ "allOf": [at], "components": components });
+            let validator = jsonschema::validator_for(&schema).unwrap();
+            faults.extend(validator.iter_errors(default).map(|error| format!("{path}: {error}")));
+        }
+        match at {
+            Value::Object(map) => {
+                map.iter().for_each(|(key, value)| look(value, &format!("{path}/{key}"), components, faults));
+            }
+            Value::Array(list) => list.iter().for_each(|value| look(value, path, components, faults)),
+            _ => {}
+        }
+    }
+    let components = &DOCUMENT.json["components"];
+    let mut faults = Vec::new();
+    look(&components["schemas"], "", components, &mut faults);
+    assert!(faults.is_empty(), "{faults:#?}");
+}
