@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::Parser;
 use plugin_core::BoxError;
 use runtime::Shutdown;
-use telemetry::Telemetry;
+use telemetry::{CATALOG, Metrics, Telemetry};
 use tokio::runtime::Runtime;
 use tracing::{info, warn};
 
@@ -114,7 +114,9 @@ async fn serve_on(
 
 fn install_telemetry(loaded: &Loaded) -> anyhow::Result<Telemetry> {
     let host = &loaded.host;
+    let metrics = Metrics::builder().describe(CATALOG).build_info("gantry-server", env!("CARGO_PKG_VERSION"));
     Telemetry::builder()
+        .metrics(metrics.build())
         .log_format(host.log.format(host.env)?)
         .log_filter(host.log.filter()?)
         .install()

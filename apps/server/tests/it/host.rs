@@ -39,6 +39,7 @@ async fn metrics_have_the_names_that_are_promised() {
     server.until("/scheduler/tasks/m", |data| data["task"]["status"] == "completed").await;
     let text = server.get("/metrics").await.text;
     for name in [
+        "build_info{",
         "plugin_count_total",
         "plugin_status{",
         "plugin_startup_duration_seconds",
