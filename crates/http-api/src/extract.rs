@@ -11,7 +11,7 @@ use http::{HeaderMap, header};
 use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError};
 use management::{Caller, Management, PageRequest, Problem, ProblemKind};
-use plugin_core::Route;
+use plugin_core::{Route, in_plain_words};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -262,7 +262,10 @@ fn field_problem(path: &str, detail: &str) -> Problem {
         Some(name) => format!("{path}.{name}"),
         None => path.to_owned(),
     };
-    let detail: String = detail.chars().take(1000).collect();
+    let detail = match field.as_str() {
+        name if !name.is_empty() && named("missing field `").is_some() => "is required".to_owned(),
+        _ => in_plain_words(detail).chars().take(1000).collect(),
+    };
     Problem::invalid(field.chars().take(256).collect::<String>(), detail)
 }
 
@@ -303,6 +306,22 @@ mod tests {
             assert_eq!((problem.status(), problem.field.as_deref()), (422, Some(field)), "{text}: {problem}");
             assert!(!problem.message.contains("at line"), "{problem}");
         }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_without_the_names_of_types_in_code() {
+        for (text, says) in [
+            (r#"{"inner": 3}"#, "inner: invalid type: integer `3`, expected an object"),
+            (
+                r#"{"inner": {"n": 300}}"#,
+                "inner.n: invalid value: integer `300`, expected a whole number from 0 to 255",
+            ),
+            (r#"{"inner": {}}"#, "inner.n: is required"),
+        ] {
+            assert_eq!(read_json::<Outer>(text.as_bytes()).unwrap_err().message, says);
+        }
+        let problem = read_query::<PageQuery>("limit=x").unwrap_err();
+        assert_eq!(problem.message, "limit: has to be a whole number");
     }
 
     #[test]

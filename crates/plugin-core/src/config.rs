@@ -6,7 +6,7 @@ mod settings;
 mod source;
 mod spec;
 
-pub use decode::{ConfigError, decode};
+pub use decode::{ConfigError, decode, in_plain_words};
 pub use secret::{MASK, Secret, mask, unmask};
 pub use settings::{Layer, Origin, Settings, ValueSource};
 pub use source::{ConfigSource, EnvSource, FileSource, OverrideFile, assign};

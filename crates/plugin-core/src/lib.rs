@@ -53,7 +53,7 @@ pub use builder::{
 };
 pub use config::{
     ConfigError, ConfigSource, ConfigSpec, EnvSource, FileSource, Layer, MASK, Origin, OverrideFile, Secret,
-    Settings, ValueSource, assign, decode, mask, unmask,
+    Settings, ValueSource, assign, decode, in_plain_words, mask, unmask,
 };
 pub use context::PluginContext;
 pub use error::{BoxError, PluginError, RegisterError, ServiceError};

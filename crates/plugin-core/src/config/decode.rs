@@ -124,7 +124,42 @@ pub(super) fn without_value(detail: &str) -> String {
         return kind.trim_end().to_owned();
     };
     let found = &found[..found.find(['"', '`']).unwrap_or(found.len())];
-    format!("{}, expected {expected}", found.trim_end())
+    format!("{}, expected {}", found.trim_end(), plainly(expected))
+}
+
+/// A decoder's message in the words of whoever wrote the value, who knows nothing of the types in the code:
+/// `expected u8` becomes `expected a whole number from 0 to 255`.
+#[must_use]
+pub fn in_plain_words(detail: &str) -> String {
+    match detail {
+        "invalid digit found in string" | "cannot parse integer from empty string" => {
+            "has to be a whole number".to_owned()
+        }
+        "number too large to fit in target type" => "is too large".to_owned(),
+        "provided string was not `true` or `false`" => "has to be `true` or `false`".to_owned(),
+        _ => match detail.rsplit_once(", expected ") {
+            Some((found, expected)) => format!("{found}, expected {}", plainly(expected)),
+            None => detail.to_owned(),
+        },
+    }
+}
+
+fn plainly(expected: &str) -> &str {
+    match expected {
+        "u8" => "a whole number from 0 to 255",
+        "u16" => "a whole number from 0 to 65535",
+        "u32" => "a whole number from 0 to 4294967295",
+        "u64" | "usize" => "a whole number, 0 or more",
+        "i8" => "a whole number from -128 to 127",
+        "i16" => "a whole number from -32768 to 32767",
+        "i32" | "i64" | "isize" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a boolean" => "`true` or `false`",
+        "a sequence" => "a list",
+        "a map" => "an object",
+        other if other.starts_with("struct ") => "an object",
+        other => other,
+    }
 }
 
 #[cfg(test)]
@@ -150,8 +185,14 @@ mod tests {
     #[test]
     fn names_the_path_of_what_is_wrong() {
         for (value, expected) in [
-            (json!({"pool": {"size": "x"}}), "`pool.size`: invalid type: string, expected u8"),
-            (json!({"pool": {"size": 300}}), "`pool.size`: invalid value: integer, expected u8"),
+            (
+                json!({"pool": {"size": "x"}}),
+                "`pool.size`: invalid type: string, expected a whole number from 0 to 255",
+            ),
+            (
+                json!({"pool": {"size": 300}}),
+                "`pool.size`: invalid value: integer, expected a whole number from 0 to 255",
+            ),
             (json!({"pool": {"size": 1, "sise": 2}}), "`pool.sise`: unknown key"),
             (json!({"pool": {"size": 1}, "x": 2}), "`x`: unknown key"),
             (json!({"pool": {}}), "`pool`: missing field `size`"),
@@ -192,7 +233,7 @@ mod tests {
             assert!(!error.contains("hunter2"), "{error}");
         }
         let error = decode::<Guarded>(&json!({"tokens": 7_654_321})).unwrap_err().to_string();
-        assert_eq!(error, "`tokens`: invalid type: integer, expected a sequence");
+        assert_eq!(error, "`tokens`: invalid type: integer, expected a list");
         let error = decode::<Guarded>(&json!({"mode": "plian"})).unwrap_err().to_string();
         assert_eq!(error, "`mode`: unknown variant, expected `plain`");
     }
