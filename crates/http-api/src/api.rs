@@ -135,6 +135,11 @@ impl Api {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
+        // `hyper` bounds its buffer, which may hold a good deal more than it has to by the time it looks.
+        if head_bytes(&parts) > self.config().header_bytes_max {
+            let problem = Problem::new(ProblemKind::TooLarge, "the headers are larger than the limit");
+            return Err(Refusal { problem, status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE });
+        }
         self.inner.hosts.check(&parts)?;
         let limit = self.config().body_bytes_max;
         // A client that says how much it will send is refused before it has sent it.
@@ -260,6 +265,12 @@ fn write_problem(response: &mut Response<AnswerBody>, refusal: &Refusal, trace: 
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     *response.body_mut() = AnswerBody::whole(body);
+}
+
+/// About how many bytes a request's line and headers came in.
+fn head_bytes(parts: &Parts) -> usize {
+    let target = parts.uri.path().len() + parts.uri.query().map_or(0, str::len);
+    parts.headers.iter().fold(target, |sum, (name, value)| sum + name.as_str().len() + value.len() + 4)
 }
 
 /// Whether a path is below one that the management API has. Other paths are the plugins'; below these, a

@@ -103,6 +103,13 @@ async fn headers_over_the_limit_are_refused() {
     let _ = stream.write_all(request.as_bytes()).await;
     let answer = read_all(&mut stream).await;
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    // Also where they arrive faster than they are looked at, and the buffer takes more than it should.
+    let running = serve(HttpConfig::default()).await;
+    let mut stream = TcpStream::connect(running.address).await.unwrap();
+    let head = "GET /health/live HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n";
+    stream.write_all(format!("{head}x-long: {}\r\n\r\n", "x".repeat(100_000)).as_bytes()).await.unwrap();
+    let answer = read_all(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
 }
 
 #[tokio::test]
