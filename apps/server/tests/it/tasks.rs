@@ -138,3 +138,20 @@ async fn what_is_to_run_next_can_be_asked_without_creating_anything() {
         assert!(executors.contains(&format!("\"{name}\"")), "{executors}");
     }
 }
+
+/// A run that hangs is cancelled in time, so that the stop is orderly and the run has its record.
+#[tokio::test]
+async fn a_stop_of_the_scheduler_cancels_what_hangs() {
+    let hole = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = Server::start().await;
+    let task = json!({
+        "id": "hangs", "executor": "http", "payload": {"url": format!("http://{}/", hole.local_addr().unwrap())},
+        "schedule": {"type": "once", "delay": "1ms"},
+    });
+    server.post("/scheduler/tasks", task).await.data();
+    server.until("/scheduler/tasks/hangs", |data| data["task"]["status"] == "running").await;
+    let stopped = server.send(reqwest::Method::POST, "/plugins/scheduler/stop", None).await.data();
+    assert_eq!(stopped["plugin"]["status"], "stopped", "{stopped}");
+    let runs = server.get("/scheduler/tasks/hangs/runs").await.data();
+    assert!(runs["runs"][0]["ended_at"].is_string(), "{runs}");
+}
