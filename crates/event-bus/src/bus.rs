@@ -27,11 +27,22 @@ pub struct Limits {
     pub subscriptions: usize,
     /// JSON data and overhead of the events that the history keeps, in bytes.
     pub history_bytes: usize,
+    /// Dead letters of all subscriptions together. Where there is no room, the oldest letter of the
+    /// subscription that has the most makes it.
+    pub dead_letters: usize,
+    /// JSON data and overhead of all dead letters, in bytes.
+    pub dead_letter_bytes: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { data_bytes: MAX_DATA_BYTES, subscriptions: 1_000_000, history_bytes: 32 * 1024 * 1024 }
+        Self {
+            data_bytes: MAX_DATA_BYTES,
+            subscriptions: 1_000_000,
+            history_bytes: 32 * 1024 * 1024,
+            dead_letters: 10_000,
+            dead_letter_bytes: 32 * 1024 * 1024,
+        }
     }
 }
 
@@ -66,6 +77,10 @@ pub struct BusStats {
     pub subscriptions: usize,
     /// Events that the history holds now.
     pub history: usize,
+    /// Events that have become dead letters, those that are none any more included.
+    pub dead_lettered: u64,
+    /// Dead letters that were given to a subscription again.
+    pub redriven: u64,
     /// The counts of all subscriptions together, ended ones included.
     #[serde(flatten)]
     pub totals: SubscriptionStats,
@@ -183,7 +198,7 @@ impl EventBus {
     /// Ends a subscription by its id, as [`Subscription::cancel`] does. Answers whether it was there.
     pub fn unsubscribe(&self, id: SubscriptionId) -> bool {
         let Some(subscriber) = self.hub.subscriber(id) else { return false };
-        subscriber.member.stop();
+        subscriber.stop();
         self.hub.leave(&subscriber);
         true
     }
@@ -233,6 +248,8 @@ impl EventBus {
             refused: self.hub.refused.sum(),
             subscriptions,
             history: self.hub.history.as_ref().map_or(0, History::len),
+            dead_lettered: self.hub.dead_lettered.sum(),
+            redriven: self.hub.redriven.sum(),
             totals,
         }
     }
@@ -246,11 +263,16 @@ impl EventBus {
         metrics::counter!("event_bus_delivered_total").absolute(stats.totals.delivered);
         metrics::counter!("event_bus_dropped_total").absolute(stats.totals.dropped);
         metrics::counter!("event_bus_discarded_total").absolute(stats.totals.discarded);
+        metrics::counter!("event_bus_dead_lettered_total").absolute(stats.dead_lettered);
+        metrics::counter!("event_bus_redriven_total").absolute(stats.redriven);
+        metrics::counter!("event_bus_retried_total").absolute(stats.totals.retried);
         metrics::counter!("event_bus_failed_total").absolute(stats.totals.failed);
         metrics::counter!("event_bus_panicked_total").absolute(stats.totals.panicked);
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
         {
             metrics::gauge!("event_bus_queue_depth").set(stats.totals.depth as f64);
+            metrics::gauge!("event_bus_dead_letters").set(stats.totals.dead as f64);
+            metrics::gauge!("event_bus_retrying").set(stats.totals.retrying as f64);
             metrics::gauge!("event_bus_subscriptions").set(stats.subscriptions as f64);
         }
     }
@@ -279,8 +301,8 @@ impl EventBus {
         report.unfinished.extend(late.stuck);
         for subscriber in &subscribers {
             let stats = subscriber.stats();
-            report.undelivered +=
-                stats.discarded + if subscriber.ended.is_cancelled() { 0 } else { stats.depth };
+            report.undelivered += stats.discarded
+                + if subscriber.ended.is_cancelled() { 0 } else { stats.depth + stats.retrying };
         }
         report
     }

@@ -1,5 +1,7 @@
 //! The task of a subscription: takes events from its ring and calls its handler.
 
+mod persistent;
+
 use std::any::Any;
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
@@ -32,6 +34,8 @@ pub(crate) struct Reader {
     batch: u64,
     /// The cursor when the present batch began.
     batch_first: u64,
+    /// Calls that run beside each other and are not counted yet.
+    running: u64,
     turn_began: Instant,
     batch_began: Instant,
     finished: bool,
@@ -39,9 +43,16 @@ pub(crate) struct Reader {
 
 /// Handles events until the subscription ends. A panic of the handler is counted and costs one event.
 pub(crate) async fn run<H: EventHandler>(handler: H, mut reader: Reader) {
+    let clock = reader.hub.upgrade().map(|hub| hub.clock.clone());
     loop {
         let concurrency = reader.subscriber.options.concurrency;
-        let outcome = if concurrency == 1 {
+        let outcome = if let Some(clock) = &clock
+            && reader.subscriber.options.keeps_failed()
+        {
+            // Boxed, so that the others' tasks do not pay for its size.
+            let work = Box::pin(persistent::run(&handler, &mut reader, clock));
+            AssertUnwindSafe(work).catch_unwind().await
+        } else if concurrency == 1 {
             AssertUnwindSafe(one_by_one(&handler, &mut reader)).catch_unwind().await
         } else {
             AssertUnwindSafe(several(&handler, &mut reader, concurrency)).catch_unwind().await
@@ -112,10 +123,13 @@ async fn several<H: EventHandler>(handler: &H, reader: &mut Reader, concurrency:
             let member = &reader.subscriber.member;
             member.advance(member.cursor() + 1);
             reader.subscriber.ring.freed_by(member);
+            reader.batch_first = member.cursor();
+            reader.running += 1;
             let began = Instant::now();
             running.push(async move {
-                let call = AssertUnwindSafe(handler.handle(&entry.event)).catch_unwind();
-                let outcome = call.await;
+                // The handler may panic before it has made its future.
+                let call = async { handler.handle(&entry.event).await };
+                let outcome = AssertUnwindSafe(call).catch_unwind().await;
                 (entry, outcome, began.elapsed())
             });
         }
@@ -129,6 +143,7 @@ async fn several<H: EventHandler>(handler: &H, reader: &mut Reader, concurrency:
             running.next().await
         };
         if let Some((entry, outcome, busy)) = ended {
+            reader.running -= 1;
             reader.count(1, busy);
             match outcome {
                 Ok(outcome) => reader.settle(&entry, outcome),
@@ -146,6 +161,7 @@ impl Reader {
             subscriber,
             hub,
             hands: Hands::default(),
+            running: 0,
             batch: 8,
             turn_began: now,
             batch_began: now,
@@ -221,6 +237,7 @@ impl Reader {
         let now = Instant::now();
         let busy = now.saturating_duration_since(self.batch_began);
         self.count(calls, busy);
+        self.batch_first += calls;
         self.batch_began = now;
         if waited {
             // It has just let others run; how long it waited says nothing about how long it works.
@@ -267,6 +284,7 @@ impl Reader {
     fn in_hand_panicked(&mut self, panic: &(dyn Any + Send)) {
         let calls = self.subscriber.member.cursor() - self.batch_first;
         self.count(calls, self.batch_began.elapsed());
+        self.batch_first += calls;
         if let Some(entry) = self.hands.last() {
             self.panicked(entry, panic);
         }
@@ -292,6 +310,11 @@ impl Reader {
     fn finish(&mut self) {
         if std::mem::replace(&mut self.finished, true) {
             return;
+        }
+        if !self.subscriber.options.keeps_failed() {
+            // Calls that were cut off: their handler was called.
+            let calls = self.subscriber.member.cursor() - self.batch_first;
+            self.count(calls + self.running, Duration::ZERO);
         }
         self.subscriber.finish(&self.hub, &mut self.hands);
     }

@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use crate::ack::AckTicket;
 use crate::bus::Limits;
 use crate::counter::Counter;
+use crate::dead::DeadStore;
 use crate::dispatch::Reader;
 use crate::event::Event;
 use crate::history::History;
@@ -32,6 +33,8 @@ pub(crate) struct Hub {
     pub(crate) table: Table,
     pub(crate) published: Counter,
     pub(crate) refused: Counter,
+    pub(crate) dead_lettered: Counter,
+    pub(crate) redriven: Counter,
     handle: Option<Handle>,
     tasks: TaskOwner,
     closed: AtomicBool,
@@ -40,12 +43,13 @@ pub(crate) struct Hub {
 
 /// Changed by one at a time. Locked before the table's shards and the rings.
 #[derive(Default)]
-struct Registry {
-    subscribers: BTreeMap<SubscriptionId, Arc<Subscriber>>,
+pub(crate) struct Registry {
+    pub(crate) subscribers: BTreeMap<SubscriptionId, Arc<Subscriber>>,
     rings: HashMap<(Pattern, RingClass), Arc<Ring>>,
     next_id: u64,
     /// The counts of subscriptions that have ended.
-    retired: SubscriptionStats,
+    pub(crate) retired: SubscriptionStats,
+    pub(crate) dead: DeadStore,
 }
 
 impl Hub {
@@ -68,6 +72,8 @@ impl Hub {
             table: Table::new(),
             published: Counter::default(),
             refused: Counter::default(),
+            dead_lettered: Counter::default(),
+            redriven: Counter::default(),
             handle,
             tasks,
             closed: AtomicBool::new(false),
@@ -266,7 +272,7 @@ impl Hub {
         &self.tasks
     }
 
-    fn registry(&self) -> MutexGuard<'_, Registry> {
+    pub(crate) fn registry(&self) -> MutexGuard<'_, Registry> {
         // No foreign code runs under the lock.
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -277,7 +283,7 @@ impl Drop for Hub {
         // Nobody can publish any more; what waits could still be handled, but whoever would wait for that
         // is gone as well.
         for subscriber in self.subscribers() {
-            subscriber.member.stop();
+            subscriber.stop();
             self.leave(&subscriber);
         }
     }

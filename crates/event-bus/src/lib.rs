@@ -7,6 +7,9 @@
 //!   or panicking subscriber harms nobody, unless it was given the policy [`Overflow::Block`].
 //! - The events that one caller publishes one after the other reach each subscription in that order, across
 //!   topics too, unless the subscription asked to handle several at once.
+//! - An event that a handler fails on is tried again or kept as a dead letter where the subscription asks for
+//!   it ([`Retry`], [`SubscribeOptions::dead_letters`]), and does not hold up what follows unless it asks for
+//!   that, too. Every event that was meant for a subscription is in one of its counts.
 //! - A change of subscriptions by [`EventBus::replace`] is one step: an event goes to the old or to the new.
 //! - No foreign code, not even an event's `Drop`, runs while a lock of the bus is held.
 //! - Events in the process are not durable; durability comes from an [`EventTransport`], and asking for it
@@ -46,6 +49,7 @@
 mod ack;
 mod bus;
 mod counter;
+mod dead;
 mod dispatch;
 mod event;
 mod handler;
@@ -66,11 +70,16 @@ mod turn;
 
 pub use ack::{DeliveryFailure, DeliveryReport, FailureKind};
 pub use bus::{BusStats, DrainReport, EventBus, EventBusBuilder, Limits};
+pub use dead::{
+    DEAD_LETTER_ATTEMPTS, DEAD_LETTER_ID, DEAD_LETTER_REASON, DEAD_LETTER_SUBSCRIPTION, DEAD_LETTER_TOPIC,
+    DeadLetter, DeadLetterCause, DeadLetterFilter, DeadLetterId, DeadLetters, RedriveError,
+};
 pub use event::*;
 pub use handler::{EventHandler, HandlerError, by_ref};
 pub use history::{HistoryFilter, Since};
 pub use options::{
-    DEFAULT_CAPACITY, MAX_CAPACITY, MAX_CONCURRENCY, OptionsError, Overflow, SubscribeOptions,
+    DEFAULT_CAPACITY, MAX_ATTEMPTS, MAX_BACKOFF, MAX_CAPACITY, MAX_CONCURRENCY, OptionsError, Overflow,
+    Retry, SubscribeOptions,
 };
 pub use pattern::{Pattern, PatternError};
 pub use publish::{PublishError, Published, RequestError};

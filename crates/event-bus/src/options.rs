@@ -1,6 +1,12 @@
 //! How a subscription wants its events.
 
+mod retry;
+
 use serde::{Deserialize, Serialize};
+
+pub use retry::{MAX_ATTEMPTS, MAX_BACKOFF, Retry};
+
+use crate::topic::Topic;
 
 /// The bound of a subscription that names none.
 pub const DEFAULT_CAPACITY: usize = 1024;
@@ -34,6 +40,9 @@ pub struct SubscribeOptions {
     pub(crate) capacity: usize,
     pub(crate) overflow: Overflow,
     pub(crate) concurrency: usize,
+    pub(crate) retry: Option<Retry>,
+    pub(crate) dead_letters: bool,
+    pub(crate) dead_letter_topic: Option<Topic>,
 }
 
 impl Default for SubscribeOptions {
@@ -44,6 +53,9 @@ impl Default for SubscribeOptions {
             capacity: DEFAULT_CAPACITY,
             overflow: Overflow::DropOldest,
             concurrency: 1,
+            retry: None,
+            dead_letters: false,
+            dead_letter_topic: None,
         }
     }
 }
@@ -84,6 +96,35 @@ impl SubscribeOptions {
         self
     }
 
+    /// Calls the handler again for an event that it failed on. An event whose attempts are used up becomes a
+    /// dead letter, see [`SubscribeOptions::dead_letters`].
+    pub fn retry(mut self, policy: Retry) -> Self {
+        self.retry = Some(policy);
+        self
+    }
+
+    /// Keeps the events that the handler failed on for good, bounded by the bus's
+    /// [`Limits`](crate::Limits): see [`EventBus::dead_letters`](crate::EventBus::dead_letters). Left out, and
+    /// without a retry policy, such an event is counted as failed and forgotten.
+    pub fn dead_letters(mut self) -> Self {
+        self.dead_letters = true;
+        self
+    }
+
+    /// Keeps dead letters, and publishes each under that topic: a new event with the same data and source,
+    /// whose metadata say what happened, see [`DEAD_LETTER_ID`](crate::DEAD_LETTER_ID) and its neighbours. Of
+    /// its own metadata it keeps what fits beside them. Nobody waits for room for it. A
+    /// dead letter that is itself such an event is kept and not published again.
+    pub fn dead_letter_topic(mut self, topic: Topic) -> Self {
+        self.dead_letter_topic = Some(topic);
+        self
+    }
+
+    /// Whether events that the handler fails on are kept: for another attempt, or as dead letters.
+    pub(crate) fn keeps_failed(&self) -> bool {
+        self.retry.is_some() || self.dead_letters || self.dead_letter_topic.is_some()
+    }
+
     /// Whether a bus takes these options.
     ///
     /// # Errors
@@ -95,6 +136,9 @@ impl SubscribeOptions {
         }
         if !(1..=MAX_CONCURRENCY).contains(&self.concurrency) {
             return Err(OptionsError::Concurrency(self.concurrency));
+        }
+        if let Some(retry) = &self.retry {
+            retry.check()?;
         }
         for (field, text) in [("name", &self.name), ("owner", &self.owner)] {
             if let Some(text) = text
@@ -116,6 +160,12 @@ pub enum OptionsError {
     /// Out of range.
     #[error("concurrency: {0} is not within 1 and {MAX_CONCURRENCY}")]
     Concurrency(usize),
+    /// Out of range.
+    #[error("retry.attempts: {0} is not within 1 and {MAX_ATTEMPTS}")]
+    Attempts(u32),
+    /// Out of range.
+    #[error("retry.backoff_max: is over {}", runtime::format_duration(MAX_BACKOFF))]
+    Backoff,
     /// Empty, too long, or with control characters.
     #[error("{0}: must be 1 to 255 bytes without control characters")]
     Label(&'static str),

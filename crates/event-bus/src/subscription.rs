@@ -1,19 +1,23 @@
 //! A subscription: its handle, what is known of it, and its end.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::future::AbortHandle;
 use runtime::{CancellationToken, Timestamp};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use crate::ack::FailureKind;
+use crate::event::Event;
 use crate::hub::Hub;
-use crate::options::{Overflow, SubscribeOptions};
+use crate::options::{Overflow, Retry, SubscribeOptions};
 use crate::pattern::Pattern;
 use crate::ring::{Entry, Hands, Member, Ring};
+use crate::topic::Topic;
 
 /// What a subscription is known by, unique within its bus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -46,6 +50,13 @@ pub struct SubscriptionInfo {
     pub overflow: Overflow,
     /// How many events it handles at once.
     pub concurrency: usize,
+    /// What happens to an event that its handler fails on; nothing: it is not tried again.
+    pub retry: Option<Retry>,
+    /// Whether events that it failed on for good are kept.
+    pub dead_letters: bool,
+    /// Where they are published, too.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub dead_letter_topic: Option<Topic>,
     /// Counts and times.
     #[serde(flatten)]
     pub stats: SubscriptionStats,
@@ -53,18 +64,28 @@ pub struct SubscriptionInfo {
 
 /// The counts of a subscription.
 ///
-/// `accepted = delivered + dropped + discarded + depth` whenever nothing is on its way between two of them.
+/// `accepted = delivered + dropped + dead + discarded + depth + retrying` whenever nothing is on its way
+/// between two of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SubscriptionStats {
     /// Events that were meant for it.
     pub accepted: u64,
-    /// Events that its handler was called for.
+    /// Events that its handler was called for; with a retry policy or dead letters, that it handled.
     pub delivered: u64,
     /// Events that its overflow policy dropped.
     pub dropped: u64,
-    /// Events that waited when it ended.
+    /// Events that were given up: that waited when it ended, or dead letters that were discarded or had to
+    /// make room.
     pub discarded: u64,
+    /// Events that are dead letters now.
+    pub dead: u64,
+    /// Events that wait for another attempt, or have it now.
+    pub retrying: u64,
+    /// Calls that were another attempt.
+    pub retried: u64,
+    /// All calls of the handler.
+    pub calls: u64,
     /// Calls that returned an error.
     pub failed: u64,
     /// Calls that panicked.
@@ -81,17 +102,21 @@ impl SubscriptionStats {
     /// Adds another subscription's counts; times become means over all calls.
     pub(crate) fn add(&mut self, other: &Self) {
         #[expect(clippy::cast_precision_loss, reason = "a mean for people")]
-        let seconds = |stats: &Self| stats.mean_handler_seconds * stats.delivered as f64;
+        let seconds = |stats: &Self| stats.mean_handler_seconds * stats.calls as f64;
         let busy = seconds(self) + seconds(other);
         self.accepted += other.accepted;
         self.delivered += other.delivered;
         self.dropped += other.dropped;
         self.discarded += other.discarded;
+        self.dead += other.dead;
+        self.retrying += other.retrying;
+        self.retried += other.retried;
+        self.calls += other.calls;
         self.failed += other.failed;
         self.panicked += other.panicked;
         self.depth += other.depth;
         #[expect(clippy::cast_precision_loss, reason = "a mean for people")]
-        let calls = self.delivered.max(1) as f64;
+        let calls = self.calls.max(1) as f64;
         self.mean_handler_seconds = busy / calls;
     }
 }
@@ -109,6 +134,18 @@ pub(crate) struct Subscriber {
     pub(crate) ended: CancellationToken,
     /// Set once its task exists.
     pub(crate) abort: OnceLock<AbortHandle>,
+    /// Dead letters that are to be handled again.
+    pub(crate) inbox: Mutex<Inbox>,
+    /// Tells the reader of a subscription that keeps what failed to look at the inbox and whether to stop.
+    pub(crate) nudge: Notify,
+}
+
+/// Dead letters on their way back to the handler.
+#[derive(Default)]
+pub(crate) struct Inbox {
+    /// Each with how often it has come back.
+    pub(crate) letters: VecDeque<(Event, u32)>,
+    pub(crate) closed: bool,
 }
 
 #[derive(Default)]
@@ -117,6 +154,13 @@ pub(crate) struct Counters {
     pub(crate) failed: AtomicU64,
     pub(crate) panicked: AtomicU64,
     pub(crate) discarded: AtomicU64,
+    pub(crate) dead: AtomicU64,
+    pub(crate) retrying: AtomicU64,
+    pub(crate) retried: AtomicU64,
+    /// Calls that did not make a delivery.
+    pub(crate) in_vain: AtomicU64,
+    /// Dead letters that came from a subscription which this one follows.
+    pub(crate) inherited: AtomicU64,
     pub(crate) busy_ns: AtomicU64,
 }
 
@@ -142,7 +186,20 @@ impl Subscriber {
             counters: Counters::default(),
             ended: CancellationToken::new(),
             abort: OnceLock::new(),
+            inbox: Mutex::default(),
+            nudge: Notify::new(),
         }
+    }
+
+    /// Forbids any further call of its handler.
+    pub(crate) fn stop(&self) {
+        self.member.stop();
+        self.nudge.notify_one();
+    }
+
+    pub(crate) fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        // No foreign code runs under the lock.
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells whoever waits that an event was not handled.
@@ -159,7 +216,14 @@ impl Subscriber {
             hub.leave(self);
         }
         let discarded = self.member.discard(hands, &mut |entry| self.passed_over(entry));
-        self.counters.discarded.fetch_add(discarded, Ordering::Relaxed);
+        let letters = {
+            let mut inbox = self.inbox();
+            inbox.closed = true;
+            std::mem::take(&mut inbox.letters)
+        };
+        let returned = letters.len() as u64;
+        self.counters.retrying.fetch_sub(returned, Ordering::Relaxed);
+        self.counters.discarded.fetch_add(discarded + returned, Ordering::Relaxed);
         if let Some(hub) = &hub {
             hub.forget(self);
         }
@@ -173,7 +237,7 @@ impl Subscriber {
 
     /// Cuts off a call that runs at its next await.
     pub(crate) fn cut_off(&self) {
-        self.member.stop();
+        self.stop();
         if let Some(abort) = self.abort.get() {
             abort.abort();
         }
@@ -182,19 +246,24 @@ impl Subscriber {
     pub(crate) fn stats(&self) -> SubscriptionStats {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let delivered = count(&self.counters.delivered);
+        let calls = delivered + count(&self.counters.in_vain);
         let (ring, member) = (&self.ring, &self.member);
         #[expect(clippy::cast_precision_loss, reason = "a mean for people; 2^52 ns are 52 days")]
         let mean = |ns: u64, calls: u64| if calls == 0 { 0.0 } else { ns as f64 / calls as f64 / 1e9 };
         SubscriptionStats {
-            accepted: ring.accepted(member),
+            accepted: ring.accepted(member) + count(&self.counters.inherited),
             delivered,
             dropped: ring.dropped(member),
             discarded: count(&self.counters.discarded),
+            dead: count(&self.counters.dead),
+            retrying: count(&self.counters.retrying),
+            retried: count(&self.counters.retried),
+            calls,
             failed: count(&self.counters.failed),
             panicked: count(&self.counters.panicked),
             depth: ring.depth(member),
             oldest_seconds: None,
-            mean_handler_seconds: mean(count(&self.counters.busy_ns), delivered),
+            mean_handler_seconds: mean(count(&self.counters.busy_ns), calls),
         }
     }
 
@@ -212,6 +281,9 @@ impl Subscriber {
             capacity: self.options.capacity,
             overflow: self.options.overflow,
             concurrency: self.options.concurrency,
+            retry: self.options.retry,
+            dead_letters: self.options.keeps_failed(),
+            dead_letter_topic: self.options.dead_letter_topic.clone(),
             stats,
         }
     }
@@ -242,7 +314,7 @@ impl Subscription {
         &self.subscriber.pattern
     }
 
-    /// Its counts now; they stay readable after its end.
+    /// Its counts now; after its end they stay readable as they were then.
     #[must_use]
     pub fn stats(&self) -> SubscriptionStats {
         self.subscriber.stats()
@@ -251,7 +323,7 @@ impl Subscription {
     /// Ends the subscription: no further call of its handler begins; what waits is discarded and counted.
     /// A call that runs goes on. Does not wait; [`Subscription::ended`] does.
     pub fn cancel(&self) {
-        self.subscriber.member.stop();
+        self.subscriber.stop();
         self.drain();
     }
 
@@ -273,15 +345,17 @@ impl Subscription {
         self.subscriber.ended.is_cancelled()
     }
 
-    /// Handles what waits, then ends; past the deadline a call that runs is cut off at its next await and
-    /// the rest is discarded. Answers how many events were discarded.
+    /// Handles what waits, events that wait for another attempt among it, then ends; past the deadline a
+    /// call that runs is cut off at its next await and the rest is discarded. Answers how many
+    /// events were discarded.
     pub async fn drained(&self, deadline: Duration) -> u64 {
         self.drain();
         if tokio::time::timeout(deadline, self.ended()).await.is_err() {
             self.cancel();
             self.subscriber.cut_off();
         }
-        self.stats().discarded + if self.is_ended() { 0 } else { self.stats().depth }
+        let stats = self.stats();
+        stats.discarded + if self.is_ended() { 0 } else { stats.depth + stats.retrying }
     }
 
     /// Keeps the subscription for as long as the bus lives, without a handle.

@@ -67,12 +67,18 @@ const fn seconds(
 /// `plugin_count_total` and `scheduler_tasks_total` are gauges in spite of their names, which are older
 /// than this project and are what dashboards know.
 pub const CATALOG: &[Described] = &[
+    counter("event_bus_dead_lettered_total", &[], "Events that handlers failed on for good."),
+    gauge("event_bus_dead_letters", &[], "Events that handlers failed on for good and that are kept."),
     counter(
         "event_bus_delivered_total",
         &[],
         "Events that a handler was called for, once for each subscription.",
     ),
-    counter("event_bus_discarded_total", &[], "Events that waited in a subscription when it ended."),
+    counter(
+        "event_bus_discarded_total",
+        &[],
+        "Events given up: with a subscription's end, or as dead letters.",
+    ),
     counter(
         "event_bus_dropped_total",
         &[],
@@ -82,7 +88,10 @@ pub const CATALOG: &[Described] = &[
     counter("event_bus_panicked_total", &[], "Calls of handlers that panicked."),
     counter("event_bus_published_total", &[], "Events published."),
     gauge("event_bus_queue_depth", &[], "Events that wait in subscriptions."),
+    counter("event_bus_redriven_total", &[], "Dead letters given to a subscription again."),
     counter("event_bus_refused_total", &[], "Events refused, over a limit or after the shutdown."),
+    counter("event_bus_retried_total", &[], "Calls of handlers that were another attempt."),
+    gauge("event_bus_retrying", &[], "Events that wait for another attempt, or have it now."),
     gauge("event_bus_subscriptions", &[], "Subscriptions that there are."),
     seconds(
         "http_server_request_duration_seconds",

@@ -7,6 +7,7 @@
 )]
 
 mod delivery;
+mod failures;
 mod promises;
 mod requests;
 mod streams;
