@@ -19,6 +19,9 @@ use crate::wiring::{self, Running};
 /// What the end of the process keeps back of its deadline for logs and the like.
 const FLUSH: Duration = Duration::from_secs(2);
 
+/// The fewest threads of a runtime: on a machine with one core, too, code that blocks one leaves others.
+const THREADS_MIN: usize = 4;
+
 /// Runs Gantry's server, with what `setup` adds to it, until the process is asked to end.
 ///
 /// The exit code is 0 after an orderly end, 1 if the server cannot start or its configuration is wrong, and
@@ -61,7 +64,10 @@ fn serve(flags: &Flags, setup: impl FnOnce(&mut Host) -> Result<(), BoxError>) -
 }
 
 fn worker_threads(name: &'static str) -> anyhow::Result<Runtime> {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    let wanted = std::env::var("TOKIO_WORKER_THREADS").ok().and_then(|threads| threads.parse().ok());
     tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(wanted.unwrap_or_else(cores).max(THREADS_MIN))
         .thread_name(name)
         .enable_all()
         .build()
