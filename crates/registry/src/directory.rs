@@ -36,7 +36,7 @@ pub struct ServiceEntry {
 pub struct ServiceDirectory {
     writer: Mutex<Writer>,
     routes: ArcSwap<RouteTable>,
-    holds: Mutex<HashMap<PluginName, Arc<Hold>>>,
+    holds: Mutex<Holds>,
 }
 
 #[derive(Default)]
@@ -66,12 +66,28 @@ impl Published {
     }
 }
 
+#[derive(Default)]
+struct Holds {
+    by_plugin: HashMap<PluginName, Arc<Hold>>,
+    /// How many have ended. A request that sees no hold where one has ended since it looked for its route
+    /// has an answer that is out of date.
+    ended: u64,
+}
+
 /// A plugin whose requests wait instead of being answered 503.
 struct Hold {
     released: CancellationToken,
     until: Instant,
     waiting: AtomicUsize,
     capacity: usize,
+}
+
+impl Hold {
+    /// Waits until it ends; says whether it did within its limit. Not at all where as many wait as may.
+    async fn wait(&self) -> bool {
+        let Some(_place) = Place::take(self) else { return false };
+        tokio::time::timeout_at(self.until, self.released.cancelled()).await.is_ok()
+    }
 }
 
 /// Lets the requests that wait for a plugin go on when it is dropped.
@@ -92,9 +108,10 @@ impl HoldGuard {
 impl Drop for HoldGuard {
     fn drop(&mut self) {
         let mut holds = self.directory.holds();
-        if holds.get(&self.plugin).is_some_and(|hold| Arc::ptr_eq(hold, &self.hold)) {
-            holds.remove(&self.plugin);
+        if holds.by_plugin.get(&self.plugin).is_some_and(|hold| Arc::ptr_eq(hold, &self.hold)) {
+            holds.by_plugin.remove(&self.plugin);
         }
+        holds.ended += 1;
         drop(holds);
         self.hold.released.cancel();
     }
@@ -131,20 +148,21 @@ impl ServiceDirectory {
     /// The same, but a request for a plugin that is [held](ServiceDirectory::hold) waits its turn.
     pub async fn route(&self, method: &Method, path: &str) -> Lookup {
         loop {
+            let ended = self.holds().ended;
             let lookup = self.lookup(method, path);
             let Lookup::Unavailable { plugin, .. } = &lookup else { return lookup };
-            if !self.wait_available(plugin).await {
+            let hold = {
+                let holds = self.holds();
+                match holds.by_plugin.get(plugin) {
+                    Some(hold) => hold.clone(),
+                    None if holds.ended == ended => return lookup,
+                    None => continue,
+                }
+            };
+            if !hold.wait().await {
                 return lookup;
             }
         }
-    }
-
-    /// Waits while `plugin` is held; says whether it is worth looking again. At once where it is not held,
-    /// or where as many wait as may.
-    pub async fn wait_available(&self, plugin: &PluginName) -> bool {
-        let Some(hold) = self.holds().get(plugin).cloned() else { return false };
-        let Some(_place) = Place::take(&hold) else { return false };
-        tokio::time::timeout_at(hold.until, hold.released.cancelled()).await.is_ok()
     }
 
     /// Has requests for `plugin` wait while it is away, `capacity` of them and for `limit` at the most. The
@@ -157,7 +175,7 @@ impl ServiceDirectory {
             waiting: AtomicUsize::new(0),
             capacity,
         });
-        self.holds().insert(plugin.clone(), hold.clone());
+        self.holds().by_plugin.insert(plugin.clone(), hold.clone());
         HoldGuard { directory: self.clone(), plugin: plugin.clone(), hold }
     }
 
@@ -200,7 +218,7 @@ impl ServiceDirectory {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn holds(&self) -> MutexGuard<'_, HashMap<PluginName, Arc<Hold>>> {
+    fn holds(&self) -> MutexGuard<'_, Holds> {
         self.holds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

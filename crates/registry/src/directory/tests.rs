@@ -278,6 +278,36 @@ async fn a_held_request_waits_no_longer_than_the_limit() {
     assert_eq!(hold.waiting(), 0);
 }
 
+/// A hold that ends between a request's look at the routes and its look at the holds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_slips_past_a_hold_that_ends() {
+    let bench = Arc::new(Bench::new());
+    let slot = Bench::slot("p");
+    let mut scope = bench.publish(&slot, |ctx| says(ctx, Endpoint::get("/p"), "there")).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let callers: Vec<_> = (0..2)
+        .map(|_| {
+            let (bench, stop) = (bench.clone(), stop.clone());
+            tokio::task::spawn_blocking(move || {
+                let runtime = tokio::runtime::Handle::current();
+                while !stop.load(Ordering::SeqCst) {
+                    assert_eq!(runtime.block_on(bench.get("/p")), "there");
+                }
+            })
+        })
+        .collect();
+    for _ in 0..20_000 {
+        let hold = bench.directory.hold(slot.name(), 10, Duration::from_secs(60));
+        scope.withdraw(Withdrawal::Restarting, Duration::from_secs(60)).await;
+        scope = bench.publish(&slot, |ctx| says(ctx, Endpoint::get("/p"), "there")).await;
+        drop(hold);
+    }
+    stop.store(true, Ordering::SeqCst);
+    for caller in callers {
+        caller.await.unwrap();
+    }
+}
+
 /// Promise 4 and promise 6 at once: while one incarnation follows another no request fails, and after a
 /// stop none gets in.
 #[test]
