@@ -3,8 +3,8 @@
 mod store;
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
 
 use runtime::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use crate::bus::EventBus;
 use crate::event::Event;
 use crate::hub::{Hub, Registry};
 use crate::pattern::Pattern;
-use crate::subscription::{Subscriber, SubscriptionId};
+use crate::subscription::{Inbox, Subscriber, SubscriptionId};
 
 pub(crate) use store::DeadStore;
 
@@ -97,7 +97,12 @@ pub struct DeadLetter {
 pub struct DeadLetterFilter {
     pattern: Option<Pattern>,
     subscription: Option<SubscriptionId>,
+    name: Option<String>,
     owner: Option<String>,
+    cause: Option<DeadLetterCause>,
+    reason: Option<String>,
+    since: Option<Timestamp>,
+    until: Option<Timestamp>,
     after: Option<DeadLetterId>,
     limit: Option<usize>,
 }
@@ -120,9 +125,39 @@ impl DeadLetterFilter {
         self
     }
 
+    /// Only those of subscriptions that are called so.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
     /// Only those of that owner's subscriptions.
     pub fn owner(mut self, owner: impl Into<String>) -> Self {
         self.owner = Some(owner.into());
+        self
+    }
+
+    /// Only those for which there is no further attempt because of that.
+    pub fn cause(mut self, cause: DeadLetterCause) -> Self {
+        self.cause = Some(cause);
+        self
+    }
+
+    /// Only those whose [`DeadLetter::reason`] has this text in it.
+    pub fn reason(mut self, text: impl Into<String>) -> Self {
+        self.reason = Some(text.into());
+        self
+    }
+
+    /// Only those that became one at that time or later.
+    pub fn since(mut self, time: Timestamp) -> Self {
+        self.since = Some(time);
+        self
+    }
+
+    /// Only those that became one before that time.
+    pub fn until(mut self, time: Timestamp) -> Self {
+        self.until = Some(time);
         self
     }
 
@@ -141,7 +176,12 @@ impl DeadLetterFilter {
     fn takes(&self, letter: &DeadLetter) -> bool {
         self.pattern.as_ref().is_none_or(|pattern| pattern.matches(letter.event.topic()))
             && self.subscription.is_none_or(|id| id == letter.subscription)
+            && self.name.as_ref().is_none_or(|name| *name == letter.name)
             && self.owner.as_ref().is_none_or(|owner| Some(owner) == letter.owner.as_ref())
+            && self.cause.is_none_or(|cause| cause == letter.cause)
+            && self.since.is_none_or(|since| letter.time >= since)
+            && self.until.is_none_or(|until| letter.time < until)
+            && self.reason.as_ref().is_none_or(|text| letter.reason.contains(text))
     }
 }
 
@@ -195,16 +235,9 @@ impl EventBus {
     /// [`RedriveError`].
     pub fn redrive(&self, id: DeadLetterId) -> Result<SubscriptionId, RedriveError> {
         let mut registry = self.hub.registry();
-        let letter = registry.dead.get(id).ok_or(RedriveError::Unknown(id))?;
-        let target = registry.heir_of(letter).ok_or_else(|| RedriveError::Ended(letter.name.clone()))?;
+        let (letter, target) = registry.redrivable(id)?;
         {
-            let mut inbox = target.inbox();
-            if inbox.closed {
-                return Err(RedriveError::Ended(letter.name.clone()));
-            }
-            if inbox.letters.len() >= target.options.capacity {
-                return Err(RedriveError::Full(target.name.to_string()));
-            }
+            let mut inbox = target.room_for_letter()?;
             target.counters.retrying.fetch_add(1, Ordering::Relaxed);
             inbox.letters.push_back((letter.event.clone(), letter.redriven.saturating_add(1)));
         }
@@ -222,6 +255,18 @@ impl EventBus {
         drop(letter);
         self.hub.redriven.count();
         target.nudge.notify_one();
+        Ok(target.id)
+    }
+
+    /// Which subscription [`EventBus::redrive`] would give a dead letter to now.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn redrive_target(&self, id: DeadLetterId) -> Result<SubscriptionId, RedriveError> {
+        let registry = self.hub.registry();
+        let (_, target) = registry.redrivable(id)?;
+        drop(target.room_for_letter()?);
         Ok(target.id)
     }
 
@@ -265,7 +310,13 @@ impl Registry {
         }
     }
 
-    /// The subscription that a letter can go to.
+    /// A letter, and the subscription that it can go to.
+    fn redrivable(&self, id: DeadLetterId) -> Result<(&DeadLetter, Arc<Subscriber>), RedriveError> {
+        let letter = self.dead.get(id).ok_or(RedriveError::Unknown(id))?;
+        let target = self.heir_of(letter).ok_or_else(|| RedriveError::Ended(letter.name.clone()))?;
+        Ok((letter, target))
+    }
+
     fn heir_of(&self, letter: &DeadLetter) -> Option<Arc<Subscriber>> {
         let is_open = |subscriber: &&Arc<Subscriber>| {
             subscriber.options.keeps_failed() && subscriber.member.end().is_none()
@@ -277,6 +328,20 @@ impl Registry {
                 && subscriber.pattern == letter.pattern
         };
         itself.or_else(|| self.subscribers.values().filter(is_open).find(follows)).cloned()
+    }
+}
+
+impl Subscriber {
+    /// Its inbox, which has room for a letter.
+    fn room_for_letter(&self) -> Result<MutexGuard<'_, Inbox>, RedriveError> {
+        let inbox = self.inbox();
+        if inbox.closed {
+            return Err(RedriveError::Ended(self.name.to_string()));
+        }
+        if inbox.letters.len() >= self.options.capacity {
+            return Err(RedriveError::Full(self.name.to_string()));
+        }
+        Ok(inbox)
     }
 }
 

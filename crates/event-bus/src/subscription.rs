@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::future::AbortHandle;
-use runtime::{CancellationToken, Timestamp};
-use serde::{Deserialize, Serialize};
+use runtime::{CancellationToken, DurationText, Timestamp};
+use serde::{Deserialize, Serialize, Serializer};
 use tokio::sync::Notify;
 
 use crate::ack::FailureKind;
@@ -23,7 +23,7 @@ use crate::topic::Topic;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(transparent)]
-pub struct SubscriptionId(pub(crate) u64);
+pub struct SubscriptionId(pub u64);
 
 impl fmt::Display for SubscriptionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -92,9 +92,13 @@ pub struct SubscriptionStats {
     pub panicked: u64,
     /// Events that wait now.
     pub depth: u64,
-    /// How old the oldest waiting event is, in seconds; nothing where none waits.
+    /// How old the oldest waiting event is, in seconds; nothing where none waits. On the wire a text.
+    #[serde(rename = "oldest_age", serialize_with = "as_text")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, example = "1.5s"))]
     pub oldest_seconds: Option<f64>,
-    /// The mean time of a call, in seconds, over all batches.
+    /// The mean time of a call, in seconds, over all batches. On the wire a text; nothing before the first.
+    #[serde(rename = "mean_handler_time", serialize_with = "as_text_once_measured")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, example = "12µs"))]
     pub mean_handler_seconds: f64,
 }
 
@@ -119,6 +123,15 @@ impl SubscriptionStats {
         let calls = self.calls.max(1) as f64;
         self.mean_handler_seconds = busy / calls;
     }
+}
+
+fn as_text<S: Serializer>(seconds: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
+    let span = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    span.map(DurationText::measured).serialize(serializer)
+}
+
+fn as_text_once_measured<S: Serializer>(seconds: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    as_text(&Some(*seconds).filter(|seconds| *seconds > 0.0), serializer)
 }
 
 /// A subscription as the bus and its reader share it.

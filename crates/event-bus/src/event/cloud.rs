@@ -47,6 +47,7 @@ impl CloudEventError {
     #[must_use]
     pub fn field(&self) -> &str {
         match self {
+            Self::Event(EventError::Metadata(error)) => error.attribute(),
             Self::Event(error) => error.field(),
             Self::Missing(field) => field,
             Self::Type { field, .. } => field,

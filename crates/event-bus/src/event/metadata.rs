@@ -42,6 +42,17 @@ pub enum MetadataError {
     TooMany,
 }
 
+impl MetadataError {
+    /// The attribute that was refused; `metadata` where there are too many.
+    #[must_use]
+    pub fn attribute(&self) -> &str {
+        match self {
+            Self::Key(key) | Self::Reserved(key) | Self::Value(key) => key,
+            Self::TooMany => "metadata",
+        }
+    }
+}
+
 /// The value of an attribute; CloudEvents knows these three in JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(untagged)]

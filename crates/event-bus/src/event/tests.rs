@@ -103,12 +103,12 @@ fn a_refusal_names_the_field() {
         ),
         (
             json!({"type": "a", "Tenant": "x"}),
-            "metadata",
+            "Tenant",
             "metadata: `Tenant` is not an attribute name: 1 to 20 characters of `a-z` and `0-9`",
         ),
         (
             json!({"type": "a", "metadata": {"id": "x"}}),
-            "metadata",
+            "id",
             "metadata: `id` is an attribute of the event itself",
         ),
         (json!({"type": "a", "metadata": []}), "metadata", "metadata: must be an object"),

@@ -200,9 +200,11 @@ async fn a_letter_outlives_its_subscription_and_goes_to_the_one_that_follows_it(
     let seen = Recorder::new();
     let _stranger = bus.subscribe("a", options().name("billing").dead_letters(), seen.clone()).unwrap();
     let _forgetful = bus.subscribe("a", options().name("billing").owner("shop"), seen.clone()).unwrap();
-    assert_eq!(bus.redrive(letter.id), Err(RedriveError::Ended("billing".into())));
+    let ended = Err(RedriveError::Ended("billing".into()));
+    assert_eq!((bus.redrive_target(letter.id), bus.redrive(letter.id)), (ended.clone(), ended));
     assert_eq!(bus.stats().totals.dead, 1, "it is still there");
     let heir = bus.subscribe("a", spec(), seen.clone()).unwrap();
+    assert_eq!(bus.redrive_target(letter.id), Ok(heir.id()));
     assert_eq!(bus.redrive(letter.id), Ok(heir.id()));
     seen.has(1).await;
     until("counted", || heir.stats().delivered == 1).await;
@@ -232,6 +234,20 @@ async fn letters_are_listed_by_page_and_discarded() {
     assert_eq!((numbers, next), (vec![4], None));
     assert_eq!(by(&DeadLetterFilter::new().owner("else")).1, 0);
     assert_eq!(by(&DeadLetterFilter::new().subscription(failing.id())).1, 6);
+    let all = DeadLetterFilter::new;
+    let second = bus.dead_letters(&all()).letters[1].time;
+    for (filter, total) in [
+        (all().name("a.*"), 6),
+        (all().name("b"), 0),
+        (all().cause(DeadLetterCause::Failed), 6),
+        (all().cause(DeadLetterCause::Panicked), 0),
+        (all().reason("way"), 6),
+        (all().reason("never"), 0),
+    ] {
+        assert_eq!(by(&filter).1, total, "{filter:?}");
+    }
+    let (before, from) = (by(&all().until(second)).1, by(&all().since(second)).1);
+    assert!(before <= 1 && before + from == 6, "{before} {from}");
     let id = bus.dead_letters(&DeadLetterFilter::new()).letters[0].id;
     assert!(bus.dead_letter(id).is_some());
     assert!(bus.discard(id));
