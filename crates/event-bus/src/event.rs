@@ -1,6 +1,6 @@
 //! Events: facts with a topic.
 
-mod cloud;
+pub mod cloud;
 mod id;
 mod metadata;
 mod payload;
@@ -13,7 +13,7 @@ use runtime::{Clock, Timestamp};
 use serde::Serialize;
 use serde_json::Value;
 
-pub use cloud::CloudEventError;
+pub use cloud::{BatchError, CloudEventError, MAX_BATCH_EVENTS};
 pub(crate) use id::random_share;
 pub use id::{EventId, EventIdError};
 pub use metadata::{MAX_METADATA_ENTRIES, MAX_METADATA_VALUE_BYTES, Metadata, MetadataError, MetadataValue};

@@ -1,7 +1,15 @@
-//! CloudEvents 1.0, JSON format, structured mode.
+//! CloudEvents 1.0: structured mode is [`Event`]'s JSON form, one or a [batch](Event::from_json_batch);
+//! binary mode over HTTP is [`to_headers`] and [`from_headers`].
 //!
 //! <https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md>
 
+mod batch;
+mod binary;
+
+pub use batch::{BatchError, MAX_BATCH_EVENTS};
+pub use binary::{BinaryMessage, HEADER_PREFIX, Mode, from_headers, mode, to_headers};
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use runtime::{Clock, SystemClock, Timestamp};
 use serde::de::Error as _;
 use serde::ser::{Error as _, SerializeMap};
@@ -40,6 +48,20 @@ pub enum CloudEventError {
     /// Not base64.
     #[error("data_base64: is not base64")]
     Base64,
+    /// A header of binary mode cannot be read.
+    #[error("{header}: {reason}")]
+    Header {
+        /// The header.
+        header: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The content type names an event format that is not JSON.
+    #[error("content-type: `{0}` is not supported: of the event formats only json is")]
+    Format(String),
+    /// The body of binary mode is not what its content type says.
+    #[error("data: is not json, as the content type says it is: {0}")]
+    Body(String),
 }
 
 impl CloudEventError {
@@ -54,6 +76,9 @@ impl CloudEventError {
             Self::Version(_) => "specversion",
             Self::Time(_) => "time",
             Self::TwoPayloads | Self::Base64 => "data_base64",
+            Self::Header { header, .. } => header,
+            Self::Format(_) => "content-type",
+            Self::Body(_) => "data",
         }
     }
 }
@@ -107,10 +132,7 @@ impl Serialize for Event {
         for (name, value) in self.attributes() {
             map.serialize_entry(name, &value)?;
         }
-        let mut payload = self.payload();
-        while let Payload::Shared(event) = payload {
-            payload = event.payload();
-        }
+        let payload = self.payload().own();
         match payload {
             Payload::None | Payload::Shared(_) => {}
             Payload::Base64(value) => map.serialize_entry("data_base64", value)?,
@@ -229,8 +251,5 @@ fn wrong(field: impl Into<String>, expected: &'static str) -> CloudEventError {
 
 /// RFC 4648, section 4, with padding.
 fn is_base64(text: &str) -> bool {
-    let digits = text.trim_end_matches('=');
-    text.len().is_multiple_of(4)
-        && text.len() - digits.len() <= 2
-        && digits.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'+' || b == b'/')
+    BASE64_STANDARD.decode(text).is_ok()
 }

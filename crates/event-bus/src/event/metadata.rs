@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 pub const MAX_METADATA_ENTRIES: usize = 32;
 /// The longest text value of an attribute, in bytes.
 pub const MAX_METADATA_VALUE_BYTES: usize = 4096;
+/// The longest name of an attribute. CloudEvents recommends 20 and does not forbid more.
+const MAX_KEY_BYTES: usize = 64;
 
 /// Names that mean something else in the JSON form.
 const RESERVED: [&str; 11] = [
@@ -29,7 +31,7 @@ const RESERVED: [&str; 11] = [
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MetadataError {
     /// The key is not a CloudEvents attribute name.
-    #[error("metadata: `{0}` is not an attribute name: 1 to 20 characters of `a-z` and `0-9`")]
+    #[error("metadata: `{0}` is not an attribute name: 1 to {MAX_KEY_BYTES} characters of `a-z` and `0-9`")]
     Key(String),
     /// The key is one of the event's own attributes.
     #[error("metadata: `{0}` is an attribute of the event itself")]
@@ -37,6 +39,9 @@ pub enum MetadataError {
     /// The value does not fit.
     #[error("metadata.{0}: has more than {MAX_METADATA_VALUE_BYTES} bytes or a control character")]
     Value(String),
+    /// Not a content type.
+    #[error("metadata.datacontenttype: is not a media type")]
+    ContentType,
     /// There are too many.
     #[error("metadata: has more than {MAX_METADATA_ENTRIES} entries")]
     TooMany,
@@ -48,6 +53,7 @@ impl MetadataError {
     pub fn attribute(&self) -> &str {
         match self {
             Self::Key(key) | Self::Reserved(key) | Self::Value(key) => key,
+            Self::ContentType => "datacontenttype",
             Self::TooMany => "metadata",
         }
     }
@@ -127,7 +133,7 @@ impl Metadata {
     ) -> Result<(), MetadataError> {
         let (key, value) = (key.into(), value.into());
         let shape = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-        if key.is_empty() || key.len() > 20 || !key.bytes().all(shape) {
+        if key.is_empty() || key.len() > MAX_KEY_BYTES || !key.bytes().all(shape) {
             return Err(MetadataError::Key(key.chars().take(64).collect()));
         }
         if RESERVED.contains(&key.as_str()) {
@@ -137,6 +143,12 @@ impl Metadata {
             && (text.len() > MAX_METADATA_VALUE_BYTES || text.chars().any(char::is_control))
         {
             return Err(MetadataError::Value(key));
+        }
+        // It becomes the header `content-type` in binary mode.
+        if key == "datacontenttype"
+            && !value.as_str().is_some_and(|text| text.contains('/') && text.is_ascii())
+        {
+            return Err(MetadataError::ContentType);
         }
         if self.0.len() == MAX_METADATA_ENTRIES && !self.0.contains_key(&key) {
             return Err(MetadataError::TooMany);
@@ -176,11 +188,14 @@ mod tests {
     #[test]
     fn keys_are_attribute_names() {
         let mut metadata = Metadata::default();
-        for key in ["", "Upper", "with-dash", "a.b", "abcdefghijklmnopqrstu", "ä"] {
+        for key in ["", "Upper", "with-dash", "a.b", &"a".repeat(65), "ä"] {
             assert!(matches!(metadata.insert(key, "x"), Err(MetadataError::Key(_))), "{key}");
         }
         for key in RESERVED {
             assert_eq!(metadata.insert(key, "x"), Err(MetadataError::Reserved(key.to_owned())));
+        }
+        for value in [MetadataValue::from("json"), "text/ä".into(), 5.into()] {
+            assert_eq!(metadata.insert("datacontenttype", value), Err(MetadataError::ContentType));
         }
         metadata.insert("tenant", "acme").unwrap();
         metadata.insert("retries", 3).unwrap();

@@ -62,6 +62,15 @@ impl Payload {
         Self::Typed(Box::new(TypedPayload { value, json: OnceLock::new() }))
     }
 
+    /// The payload itself, where it is shared.
+    pub(crate) fn own(&self) -> &Self {
+        let mut payload = self;
+        while let Self::Shared(event) = payload {
+            payload = event.payload();
+        }
+        payload
+    }
+
     pub(crate) fn json(&self) -> Result<&Value, PayloadError> {
         match self {
             Self::None => Ok(&NULL),

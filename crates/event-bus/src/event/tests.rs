@@ -104,7 +104,7 @@ fn a_refusal_names_the_field() {
         (
             json!({"type": "a", "Tenant": "x"}),
             "Tenant",
-            "metadata: `Tenant` is not an attribute name: 1 to 20 characters of `a-z` and `0-9`",
+            "metadata: `Tenant` is not an attribute name: 1 to 64 characters of `a-z` and `0-9`",
         ),
         (
             json!({"type": "a", "metadata": {"id": "x"}}),
