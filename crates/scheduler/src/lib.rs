@@ -41,13 +41,13 @@
 //!
 //! # What runs when
 //!
-//! **Schedules.** Cron expressions are [`croner`]'s, in an IANA zone: five, six or seven fields, `L W #`,
-//! names, Sunday as 0 or 7, day-of-month *or* weekday where both are given. Where the clock changes, a fixed
-//! time of day that is left out runs at the first instant after the gap, and one that comes twice runs the
-//! first time; an expression with a list, a range or a step in its time of day follows the clock on the wall,
-//! through both passes. `@every` and intervals at a fixed rate lie on a grid that begins when the schedule
-//! was given (or at `start_at`) and is kept by replacements that leave the schedule as it is; with
-//! `mode: delay` the span counts from the end of a run.
+//! **Schedules.** Cron expressions are read by [`croner`], in an IANA zone: five, six or seven fields,
+//! `L W #`, names, Sunday as 0 or 7, day-of-month *or* weekday where both are given. Where the clock changes,
+//! a fixed time of day that is left out runs once, at the first instant after the gap, and one that comes
+//! twice runs once, the first time; an expression with a wildcard in its time of day (`*`, `*/15`) follows
+//! the clock on the wall, through both passes. `@every` and intervals at a fixed rate lie on a grid that
+//! begins when the schedule was given (or at `start_at`) and is kept by replacements that leave the schedule
+//! as it is; with `mode: delay` the span counts from the end of a run.
 //!
 //! **Missed times** are those at which nobody could run the task. By default one run makes up for all of
 //! them. Times that pass while a task is paused were meant to pass, except for a one-off task, which runs

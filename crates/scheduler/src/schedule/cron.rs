@@ -1,23 +1,28 @@
 //! Cron expressions.
 //!
 //! What an expression means is `croner`'s: five, six (seconds first) or seven (year last) fields, `L W #`,
-//! names, Sunday as 0 or 7, and day-of-month *or* weekday where both are given. At a change of the clock:
+//! names, Sunday as 0 or 7, and day-of-month *or* weekday where both are given. What a change of the clock
+//! does to it is our own ([`wall`]), the rules of Vixie's cron:
 //!
-//! - a fixed time of day (one second, one minute, one hour) that the clock jumps over runs at the first
-//!   instant after the gap, and one that comes twice runs the first time;
-//! - an expression with a list, a range or a step in its time of day follows the clock on the wall: it has
-//!   no run within the gap, and runs in both passes of an hour that comes twice.
+//! - **fixed times of day**: one that the clock jumps over runs once, at the first instant after the gap, and
+//!   one that comes twice runs once, the first time. Several that fall into one gap make one run;
+//! - a **wildcard** in the second, the minute or the hour (`*`, `*/15`, `0/15`) follows the clock on the
+//!   wall: it has no run within the gap, and runs in both passes of an hour that comes twice.
 
 use std::collections::HashMap;
-use std::str::FromStr;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use croner::Cron;
-use jiff::civil::{self, Date};
+use croner::parser::CronParser;
 use jiff::tz::TimeZone;
-use runtime::Timestamp;
 
 use super::{Micros, timestamp};
+
+mod civil;
+mod wall;
+
+use civil::{CivilTimes, HORIZON_YEARS};
+use wall::Wall;
 
 /// An expression in its zone. The parsed form takes some kilobytes, so that it stands in a bounded cache
 /// and not here.
@@ -30,10 +35,6 @@ pub(crate) struct CronPlan {
 
 /// How many characters an expression may have.
 pub(crate) const TEXT_LEN_MAX: usize = 256;
-
-/// How far ahead an expression must have a day. The calendar of weekdays and leap days repeats within 400
-/// years, but nobody waits so long.
-const HORIZON_YEARS: i16 = 100;
 
 /// Why an expression or a zone is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,10 +58,10 @@ impl CronPlan {
                 CronError::Zone(format!("`{name}` is not an IANA time zone"))
             })?,
         };
-        let cron = parsed(text).map_err(CronError::Expression)?;
+        let times = parsed(text).map_err(CronError::Expression)?;
         let today = timestamp(now).to_zoned(tz.clone()).date();
-        if !has_day_from(&cron, today) {
-            return Err(CronError::Expression(why_no_day(&cron)));
+        if times.day_from(today).is_none() {
+            return Err(CronError::Expression(why_no_day(&times.cron)));
         }
         Ok(Self { text: text.into(), zone: tz, zone_given: zone.is_some() })
     }
@@ -75,81 +76,16 @@ impl CronPlan {
 
     /// The first time later than `after`.
     pub(crate) fn next_after(&self, after: Micros) -> Option<Micros> {
-        let cron = parsed(&self.text).ok()?;
-        // Croner searches whole seconds that are later than the one it is given.
-        let from = Timestamp::from_second(after.div_euclid(1_000_000)).ok()?.to_zoned(self.zone.clone());
-        if !cron.pattern.years.from_wildcard && !has_day_from(&cron, from.date()) {
-            return None;
-        }
-        let next = cron.find_next_occurrence(&from, false).ok()?;
-        let next = next.timestamp().as_second().checked_mul(1_000_000)?;
-        (next > after).then_some(next)
+        let times = parsed(&self.text).ok()?;
+        let wall = Wall { times: &times, zone: &self.zone };
+        wall.next_after(after.div_euclid(1_000_000))?.checked_mul(1_000_000)
     }
 
     /// The latest time that is not later than `at`.
     pub(crate) fn latest_until(&self, at: Micros) -> Option<Micros> {
-        let cron = parsed(&self.text).ok()?;
-        // Backwards croner has not the forward search's rules at a change of the clock; so it only finds a
-        // time to begin with, a good way back, and the forward search decides.
-        let until = Timestamp::from_second(at.div_euclid(1_000_000)).ok()?.to_zoned(self.zone.clone());
-        let back = cron.find_previous_occurrence(&until, true).ok()?;
-        let back = back.timestamp().as_second().checked_mul(1_000_000)?;
-        let mut latest = None;
-        let mut from = back.saturating_sub(1);
-        for _ in 0..8 {
-            match self.next_after(from) {
-                Some(next) if next <= at => {
-                    latest = Some(next);
-                    from = next;
-                }
-                _ => break,
-            }
-        }
-        latest
-    }
-}
-
-/// Whether the expression has a day on or after `from`, within the horizon.
-fn has_day_from(cron: &Cron, from: Date) -> bool {
-    let pattern = &cron.pattern;
-    let first_year = from.year();
-    for year in first_year..=first_year.saturating_add(HORIZON_YEARS).min(4999) {
-        if !pattern.year_match(i32::from(year)).unwrap_or(false) {
-            continue;
-        }
-        for month in 1..=12_i8 {
-            let is_past = year == first_year && month < from.month();
-            if is_past || !pattern.month_match(u32::from(month.unsigned_abs())).unwrap_or(false) {
-                continue;
-            }
-            let first_day = if year == first_year && month == from.month() { from.day() } else { 1 };
-            let Ok(mut date) = Date::new(year, month, first_day) else { continue };
-            while date.month() == month {
-                if day_matches(cron, date) {
-                    return true;
-                }
-                let Ok(tomorrow) = date.tomorrow() else { break };
-                date = tomorrow;
-            }
-        }
-    }
-    false
-}
-
-fn day_matches(cron: &Cron, date: Date) -> bool {
-    let (month, day) = (u32::from(date.month().unsigned_abs()), u32::from(date.day().unsigned_abs()));
-    cron.pattern.day_match(i32::from(date.year()), month, day, weekday(date.weekday())).unwrap_or(false)
-}
-
-const fn weekday(day: civil::Weekday) -> croner::Weekday {
-    match day {
-        civil::Weekday::Sunday => croner::Weekday::Sunday,
-        civil::Weekday::Monday => croner::Weekday::Monday,
-        civil::Weekday::Tuesday => croner::Weekday::Tuesday,
-        civil::Weekday::Wednesday => croner::Weekday::Wednesday,
-        civil::Weekday::Thursday => croner::Weekday::Thursday,
-        civil::Weekday::Friday => croner::Weekday::Friday,
-        civil::Weekday::Saturday => croner::Weekday::Saturday,
+        let times = parsed(&self.text).ok()?;
+        let wall = Wall { times: &times, zone: &self.zone };
+        wall.latest_until(at.div_euclid(1_000_000))?.checked_mul(1_000_000)
     }
 }
 
@@ -187,17 +123,17 @@ fn why_no_day(cron: &Cron) -> String {
 }
 
 /// The parsed expressions that were used of late.
-static PARSED: LazyLock<Mutex<HashMap<Arc<str>, Arc<Cron>>>> = LazyLock::new(Mutex::default);
+static PARSED: LazyLock<Mutex<HashMap<Arc<str>, Arc<CivilTimes>>>> = LazyLock::new(Mutex::default);
 
 /// About 6 KiB each, so 6 MiB in all.
 const PARSED_MAX: usize = 1024;
 
 /// The parsed form of an expression, or what is wrong with it.
-fn parsed(text: &str) -> Result<Arc<Cron>, String> {
-    if let Some(cron) = PARSED.lock().unwrap_or_else(PoisonError::into_inner).get(text) {
-        return Ok(Arc::clone(cron));
+fn parsed(text: &str) -> Result<Arc<CivilTimes>, String> {
+    if let Some(times) = PARSED.lock().unwrap_or_else(PoisonError::into_inner).get(text) {
+        return Ok(Arc::clone(times));
     }
-    let cron = Arc::new(parse(text)?);
+    let times = Arc::new(parse(text)?);
     let mut cache = PARSED.lock().unwrap_or_else(PoisonError::into_inner);
     if cache.len() >= PARSED_MAX {
         // Which half goes is the hasher's choice: what is used comes back at the cost of parsing it.
@@ -207,11 +143,11 @@ fn parsed(text: &str) -> Result<Arc<Cron>, String> {
             keep
         });
     }
-    cache.insert(text.into(), Arc::clone(&cron));
-    Ok(cron)
+    cache.insert(text.into(), Arc::clone(&times));
+    Ok(times)
 }
 
-fn parse(text: &str) -> Result<Cron, String> {
+fn parse(text: &str) -> Result<CivilTimes, String> {
     if text.is_empty() {
         return Err("is empty".to_owned());
     }
@@ -235,34 +171,55 @@ fn parse(text: &str) -> Result<Cron, String> {
     } else {
         text
     };
-    let fields = text.split_ascii_whitespace().count();
-    if !(5..=7).contains(&fields) {
+    let fields: Vec<&str> = text.split_ascii_whitespace().collect();
+    if !(5..=7).contains(&fields.len()) {
+        let count = fields.len();
         return Err(format!(
-            "has {fields} fields; there are 5, 6 with seconds first, or 7 with the year last"
+            "has {count} fields; there are 5, 6 with seconds first, or 7 with the year last"
         ));
     }
-    // A parser is foreign code and its input is anybody's: a panic in it is a refusal.
-    match std::panic::catch_unwind(|| Cron::from_str(text)) {
-        Ok(Ok(cron)) => Ok(cron),
-        Ok(Err(_)) => Err(what_is_wrong(text)),
-        Err(_) => Err("cannot be read".to_owned()),
+    let cron = read(text).map_err(|()| what_is_wrong(&fields))?;
+    if fields.iter().any(|field| !is_complete(field)) {
+        return Err(what_is_wrong(&fields));
     }
+    let of_the_day = if fields.len() == 5 { 2 } else { 3 };
+    let is_wildcard = fields.iter().take(of_the_day).any(|field| is_open(field));
+    CivilTimes::new(cron, is_wildcard).ok_or_else(|| "has no time of day".to_owned())
+}
+
+/// Reads an expression. A parser is foreign code and its input is anybody's: a panic in it is a refusal.
+fn read(text: &str) -> Result<Cron, ()> {
+    // `0/15`, as Quartz has it, is `*/15` with its beginning said.
+    let parser = || CronParser::builder().sloppy_ranges(true).build().parse(text);
+    std::panic::catch_unwind(parser).map_err(drop)?.map_err(drop)
+}
+
+/// The parser passes over what is missing in a list and before a step: `1,,2`, `/10`.
+fn is_complete(field: &str) -> bool {
+    field.split(',').all(|part| !part.is_empty() && !part.starts_with('/'))
+}
+
+/// Whether a field of the time of day is a wildcard: `*`, `*/15`, or with its beginning said, `0/15`.
+fn is_open(field: &str) -> bool {
+    field.contains('*')
+        || field.split(',').any(|part| part.split_once('/').is_some_and(|(range, _)| !range.contains('-')))
 }
 
 /// Names the first field that is wrong by itself; the parser tells only that something is.
-fn what_is_wrong(text: &str) -> String {
+fn what_is_wrong(fields: &[&str]) -> String {
     const NAMES: [&str; 7] = ["second", "minute", "hour", "day of month", "month", "weekday", "year"];
-    let fields: Vec<&str> = text.split_ascii_whitespace().collect();
     let names = NAMES.iter().skip(usize::from(fields.len() == 5));
-    for (at, (name, field)) in names.zip(&fields).enumerate() {
+    for (at, (name, field)) in names.zip(fields).enumerate() {
         let mut alone = vec!["*"; fields.len()];
         if let Some(place) = alone.get_mut(at) {
             *place = field;
         }
-        let alone = alone.join(" ");
-        if !matches!(std::panic::catch_unwind(|| Cron::from_str(&alone)), Ok(Ok(_))) {
+        if !is_complete(field) || read(&alone.join(" ")).is_err() {
             return format!("`{field}` is not a {name} of an expression");
         }
     }
     "cannot be read".to_owned()
 }
+
+#[cfg(test)]
+mod tests;
