@@ -59,6 +59,12 @@ async fn a_type_is_loaded_configured_stopped_started_and_unloaded() {
     assert_eq!(greeting().await.data()["greeting"], "hello, ada");
     assert_eq!(greeting().await.headers["x-greeter"], "was here");
 
+    // The events of the two greetings are counted beside the requests, not within them.
+    let counted = |data: &Value| {
+        let subscriptions = data["subscriptions"].as_array().unwrap();
+        subscriptions.iter().any(|it| it["pattern"] == "greeter.greeted" && it["delivered"] == 2)
+    };
+    server.until("/events/subscriptions?limit=1000", counted).await;
     let trigger = "/scheduler/tasks/greeter-report/trigger";
     server.send(Method::POST, trigger, None).await.data();
     let task = "/scheduler/tasks/greeter-report/runs";
