@@ -61,8 +61,26 @@ impl EventBus {
         P: TryInto<Pattern>,
         SubscribeError: From<P::Error>,
     {
+        self.stream_with(pattern, SubscribeOptions::new().capacity(bound).name("stream"), since)
+    }
+
+    /// [`EventBus::stream`] with a name, an owner and a bound in options, of which nothing else counts here.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn stream_with<P>(
+        &self,
+        pattern: P,
+        options: SubscribeOptions,
+        since: Option<Since>,
+    ) -> Result<EventStream, SubscribeError>
+    where
+        P: TryInto<Pattern>,
+        SubscribeError: From<P::Error>,
+    {
         let pattern = pattern.try_into()?;
-        let options = SubscribeOptions::new().capacity(bound).overflow(Overflow::DropOldest).name("stream");
+        let options = options.overflow(Overflow::DropOldest);
         let mut first = VecDeque::new();
         let kept = self.hub.history.as_ref().map(History::open);
         if let Some(since) = since {

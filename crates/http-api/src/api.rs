@@ -25,7 +25,7 @@ use crate::extract::{Scope, read_body, too_large};
 use crate::lanes::Lanes;
 use crate::origin::{HostPolicy, check_same_origin};
 use crate::shared::Shared;
-use crate::{HttpConfig, measure, routes};
+use crate::{HttpConfig, dry_run, measure, routes};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
@@ -94,15 +94,21 @@ impl Api {
         B::Error: Into<BoxError>,
     {
         let started = Instant::now();
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let incoming = parts.headers.get(TRACEPARENT).and_then(|value| value.to_str().ok());
         let trace = TraceContext::continued(incoming, false);
         let trace_id = HeaderValue::try_from(trace.trace_id().to_string()).ok();
         let request_id = parts.headers.get(REQUEST_ID).filter(|id| is_request_id(id)).cloned();
         let method = parts.method.clone();
-        let caller = Caller::developer(Origin { transport: "http", address: peer }, trace);
+        let dry_run = if is_write(&parts) { dry_run::take(&mut parts.uri) } else { Ok(false) };
+        let caller = Caller::developer(Origin { transport: "http", address: peer }, trace)
+            .dry_run(matches!(dry_run, Ok(true)));
         let scope = Arc::new(Scope::new(caller));
-        let answered = AssertUnwindSafe(self.answer(parts, body, &scope)).catch_unwind().await;
+        let answer = async {
+            dry_run?;
+            self.answer(parts, body, &scope).await
+        };
+        let answered = AssertUnwindSafe(answer).catch_unwind().await;
         let mut response = match answered {
             Ok(Ok(response)) => response,
             Ok(Err(refusal)) => refused(refusal),
@@ -151,8 +157,7 @@ impl Api {
         }
         check_same_origin(&parts)?;
         let body = if body.is_end_stream() { Body::empty() } else { Body::new(Limited::new(body, limit)) };
-        if parts.headers.contains_key(IDEMPOTENCY_KEY) && !matches!(parts.method, Method::GET | Method::HEAD)
-        {
+        if parts.headers.contains_key(IDEMPOTENCY_KEY) && is_write(&parts) {
             return self.answer_once(parts, body, scope).await;
         }
         Ok(self.route(parts, body, scope).await)
@@ -176,7 +181,8 @@ impl Api {
         scope: &Arc<Scope>,
     ) -> Result<Response<AnswerBody>, Refusal> {
         let body = read_body(body, self.config().body_timeout).await?;
-        let fingerprint = self.inner.fingerprints.hash_one((&parts.method, &parts.uri, &body));
+        let fingerprint =
+            self.inner.fingerprints.hash_one((&parts.method, &parts.uri, &body, scope.caller.dry_run));
         let key = parts.headers.get(IDEMPOTENCY_KEY).and_then(|key| key.to_str().ok()).unwrap_or_default();
         let store = self.inner.shared.management.idempotency();
         let claim = match store.begin(&scope.caller.name, key, fingerprint)? {
@@ -294,6 +300,12 @@ fn is_of_management(path: &str) -> bool {
             | "services"
             | "ws"
     )
+}
+
+/// Whether a request asks the management API to change something.
+fn is_write(parts: &Parts) -> bool {
+    !matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS)
+        && is_of_management(parts.uri.path())
 }
 
 /// Whether an id that a client gave can be given back: visible ASCII of bounded length.

@@ -190,7 +190,7 @@ impl FromRequestParts<Arc<Shared>> for IfMatch {
     }
 }
 
-fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
+pub(crate) fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
     let unsupported = |message| Err(Problem::new(ProblemKind::UnsupportedMediaType, message));
     let Some(value) = headers.get(header::CONTENT_TYPE) else {
         return unsupported("the body needs `Content-Type: application/json`");

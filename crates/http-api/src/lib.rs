@@ -31,8 +31,10 @@
 
 mod api;
 mod body;
+mod cloud_events;
 mod config;
 mod dispatch;
+mod dry_run;
 mod envelope;
 mod extract;
 mod lanes;

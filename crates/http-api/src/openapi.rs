@@ -94,6 +94,9 @@ fn complete_operation(path: &str, method: &str, operation: &mut Map<String, Valu
         if write {
             parameters.push(json!({"$ref": "#/components/parameters/IdempotencyKey"}));
         }
+        if write && tag == "events" {
+            parameters.push(json!({"$ref": "#/components/parameters/DryRun"}));
+        }
         if versioned {
             parameters.push(json!({"$ref": "#/components/parameters/IfMatch"}));
         }
@@ -163,6 +166,13 @@ fn parameters() -> Value {
             "description": "A repeated request with the same key is not done again; it gets the first one's \
                             answer, for a day.",
             "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+        },
+        "DryRun": {
+            "name": "dry_run",
+            "in": "query",
+            "required": false,
+            "description": "Checks everything and answers as if it had been done, but changes nothing.",
+            "schema": {"type": "boolean", "default": false},
         },
         "IfMatch": {
             "name": "If-Match",

@@ -1,5 +1,6 @@
 //! The routes of the management API and their OpenAPI document.
 
+mod dead_letters;
 mod docs;
 mod events;
 mod health;
@@ -76,6 +77,12 @@ fn described() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(events::publish))
         .routes(routes!(events::subscriptions))
         .routes(routes!(events::follow))
+        .routes(routes!(dead_letters::list))
+        .routes(routes!(dead_letters::redrive_many))
+        .routes(routes!(dead_letters::discard_many))
+        .routes(routes!(dead_letters::get))
+        .routes(routes!(dead_letters::redrive))
+        .routes(routes!(dead_letters::discard))
         .routes(routes!(tasks::list, tasks::create))
         .routes(routes!(tasks::list_by_status))
         .routes(routes!(tasks::get, tasks::replace, tasks::remove))
@@ -93,6 +100,10 @@ fn described() -> OpenApiRouter<Arc<Shared>> {
 
 /// What is no route of the management API may be one of a plugin's.
 async fn unknown(ctx: Ctx, request: Request) -> Response {
+    if ctx.caller().dry_run {
+        let problem = Problem::invalid("dry_run", "is not offered by the routes of plugins");
+        return Refusal::from(problem).into_response();
+    }
     let (parts, body) = request.into_parts();
     match dispatch(&ctx.shared, parts, body, &ctx.scope).await {
         Ok(response) => response.map(Body::new),

@@ -8,9 +8,9 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
+use event_bus::{EventStream, StreamItem};
 use futures_util::{Stream, StreamExt, stream};
 use http::{HeaderValue, header};
-use management::{EventFeed, FeedItem};
 use runtime::CancellationToken;
 use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
@@ -31,8 +31,7 @@ pub(crate) struct Following {
 }
 
 /// The answer that goes on until the client leaves or the host shuts down.
-pub(crate) fn answer(feed: EventFeed, following: Following) -> Response {
-    let events = stream::unfold(feed, |mut feed| async { Some((feed.next().await?, feed)) });
+pub(crate) fn answer(events: EventStream, following: Following) -> Response {
     let mut response = Response::new(Body::from_stream(frames(Box::pin(events), following)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, EVENT_STREAM);
@@ -42,7 +41,7 @@ pub(crate) fn answer(feed: EventFeed, following: Following) -> Response {
     response
 }
 
-type Events = Pin<Box<dyn Stream<Item = FeedItem> + Send>>;
+type Events = Pin<Box<dyn Stream<Item = StreamItem> + Send>>;
 
 fn frames(events: Events, following: Following) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
     let Following { heartbeat, closing, place } = following;
@@ -61,16 +60,19 @@ fn frames(events: Events, following: Following) -> impl Stream<Item = Result<Byt
 
 /// One message. Events have no `event` line, so that `onmessage` of a browser gets them all; their type
 /// stands in the data.
-fn frame(told: &FeedItem) -> Bytes {
+fn frame(told: &StreamItem) -> Bytes {
+    let lagged =
+        |missed: Option<u64>| ("event: lagged\n".to_owned(), json!({ "missed": missed }).to_string());
     let (head, data) = match told {
-        FeedItem::Event(event) => match serde_json::to_string(event) {
+        StreamItem::Event(event) => match serde_json::to_string(event) {
             Ok(data) => (format!("id: {}\n", single_line(&event.id().to_string())), data),
             Err(error) => {
                 tracing::warn!(%error, event = %event.id(), "event has no JSON form");
                 return Bytes::from_static(HEARTBEAT);
             }
         },
-        FeedItem::Lagged(missed) => ("event: lagged\n".to_owned(), json!({ "missed": missed }).to_string()),
+        StreamItem::Lagged(missed) => lagged(Some(*missed)),
+        StreamItem::Gap => lagged(None),
     };
     // JSON has no raw line breaks, so that one `data` line holds it.
     format!("{head}data: {data}\n\n").into()
@@ -101,12 +103,12 @@ mod tests {
             .data(json!({"text": "line\nbreak\r\n\nid: 7"}))
             .build(&SystemClock)
             .unwrap();
-        let text = String::from_utf8(frame(&FeedItem::Event(event.clone())).to_vec()).unwrap();
+        let text = String::from_utf8(frame(&StreamItem::Event(event.clone())).to_vec()).unwrap();
         let lines: Vec<_> = text.split('\n').collect();
         assert_eq!(lines.len(), 4, "{text}");
         assert_eq!(lines[0], format!("id: {}", event.id()));
         assert!(lines[1].starts_with("data: {"), "{text}");
-        assert_eq!(frame(&FeedItem::Lagged(Some(3))), "event: lagged\ndata: {\"missed\":3}\n\n");
+        assert_eq!(frame(&StreamItem::Lagged(3)), "event: lagged\ndata: {\"missed\":3}\n\n");
     }
 
     #[tokio::test(start_paused = true)]

@@ -75,6 +75,8 @@ pub struct Caller {
     pub origin: Origin,
     /// The request's place in its trace.
     pub trace: TraceContext,
+    /// Whether a write is only to be tried: everything is checked and nothing changed.
+    pub dry_run: bool,
 }
 
 static DEVELOPER: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("developer"));
@@ -82,19 +84,26 @@ static DEVELOPER: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("developer"));
 impl Caller {
     /// Somebody whom a transport has made sure of.
     pub fn new(name: impl Into<Arc<str>>, role: Role, origin: Origin, trace: TraceContext) -> Self {
-        Self { name: name.into(), role, origin, trace }
+        Self { name: name.into(), role, origin, trace, dry_run: false }
     }
 
     /// Whoever reaches a host that asks for no credentials: on loopback, for development. May do everything.
     #[must_use]
     pub fn developer(origin: Origin, trace: TraceContext) -> Self {
-        Self { name: Arc::clone(&DEVELOPER), role: Role::Admin, origin, trace }
+        Self::new(Arc::clone(&DEVELOPER), Role::Admin, origin, trace)
     }
 
     /// The program itself.
     #[must_use]
     pub fn host() -> Self {
         Self::new("host", Role::Admin, Origin::HOST, TraceContext::root(false))
+    }
+
+    /// The same caller, who only tries.
+    #[must_use]
+    pub fn dry_run(mut self, dry_run: bool) -> Self {
+        self.dry_run = dry_run;
+        self
     }
 
     /// Whether the caller may do what asks for `role`.

@@ -1,16 +1,25 @@
 //! Events: what happened of late, what is published, who listens.
 
-use event_bus::{Event, EventBus, EventId, HistoryFilter, Pattern, PublishError, Since, SubscriptionInfo};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use event_bus::{
+    Event, EventBus, EventId, EventStream, HistoryFilter, Pattern, PublishError, Since, SubscribeOptions,
+    SubscriptionInfo,
+};
 use runtime::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use crate::management::not_available;
-use crate::{Caller, Management, Page, PageRequest, Problem, Role};
+use crate::{Caller, Management, Page, PageRequest, Problem, ProblemKind, Role};
 
 /// Topics below these are the host's to publish.
 const HOST_TOPICS: [&str; 3] = ["plugin", "system", "scheduler"];
+/// How long subscriptions that hold publishers up may do so to one request.
+const PUBLISH_WITHIN: Duration = Duration::from_secs(10);
 /// The topic of a test event.
 const TEST_TOPIC: &str = "test.demo";
 
@@ -40,7 +49,7 @@ pub struct TestEventRequest {
 pub struct PublishedEvent {
     /// The event, with what the host filled in.
     pub event: Event,
-    /// How many subscriptions have it.
+    /// How many subscriptions have it; none in a dry run.
     pub delivered_to: usize,
 }
 
@@ -104,31 +113,52 @@ impl Management {
     ///
     /// # Errors
     ///
-    /// `invalid_field` for what is no event, and for topics that are the host's to publish.
+    /// `invalid_field` for what is no event, and for topics that are the host's to publish; `timeout` where a
+    /// subscription that may hold publishers up does so.
     pub async fn publish_event(
         &self,
         caller: &Caller,
-        mut event: Map<String, Value>,
+        event: Map<String, Value>,
     ) -> Result<PublishedEvent, Problem> {
-        let topic = event.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
-        self.audited(caller, Role::Operator, "event.publish", &topic, async {
+        let topic = topic_of(&event).to_owned();
+        self.write(caller, Role::Operator, "event.publish", &topic, async |dry_run| {
             let bus = self.bus()?;
-            if HOST_TOPICS.contains(&topic.split('.').next().unwrap_or_default()) {
-                return Err(Problem::invalid(
-                    "type",
-                    "topics below `plugin`, `system` and `scheduler` are the host's",
-                ));
+            let event = read_event(caller, bus, event)?;
+            publish(bus, event, Instant::now() + PUBLISH_WITHIN, dry_run).await
+        })
+        .await
+    }
+
+    /// Publishes events in their order. All are read first, and if one is wrong none is published.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Management::publish_event`], the field below the event's place, such as `[2].type`. Where
+    /// the bus takes no more of them, `detail` says how many had been published.
+    pub async fn publish_events(
+        &self,
+        caller: &Caller,
+        events: Vec<Map<String, Value>>,
+    ) -> Result<Vec<PublishedEvent>, Problem> {
+        let topics: BTreeSet<&str> = events.iter().map(topic_of).collect();
+        let target = topics.into_iter().collect::<Vec<_>>().join(", ");
+        self.write(caller, Role::Operator, "event.publish", &target, async |dry_run| {
+            let bus = self.bus()?;
+            let read = events.into_iter().enumerate().map(|(at, event)| {
+                read_event(caller, bus, event).map_err(|problem| problem.under(&format!("[{at}]")))
+            });
+            let events = read.collect::<Result<Vec<_>, _>>()?;
+            let (total, deadline) = (events.len(), Instant::now() + PUBLISH_WITHIN);
+            let mut published = Vec::with_capacity(total);
+            for event in events {
+                match publish(bus, event, deadline, dry_run).await {
+                    Ok(event) => published.push(event),
+                    Err(problem) => {
+                        return Err(problem.detail(format!("{} of {total} were published", published.len())));
+                    }
+                }
             }
-            if !event.contains_key("source") {
-                event.insert("source".to_owned(), format!("api/{}", caller.name).into());
-            }
-            if !event.contains_key("traceparent") {
-                event.insert("traceparent".to_owned(), caller.trace.to_string().into());
-            }
-            let event = Event::from_json(event, &**bus.clock(), bus.limits().data_bytes)
-                .map_err(|error| field_problem(error.field(), &error.to_string()))?;
-            let published = bus.publish(event.clone()).await?;
-            Ok(PublishedEvent { event, delivered_to: published.delivered_to })
+            Ok(published)
         })
         .await
     }
@@ -153,14 +183,97 @@ impl Management {
         self.publish_event(caller, event).await
     }
 
-    /// Who listens to what, and how far each lags behind.
+    /// Who listens to what, and how far each lags behind; by id, the oldest first.
     ///
     /// # Errors
     ///
-    /// For callers without a role, and where the host has no event bus.
-    pub fn subscriptions(&self, caller: &Caller) -> Result<Vec<SubscriptionInfo>, Problem> {
+    /// For callers without a role, and for a cursor that is none.
+    pub fn subscriptions(
+        &self,
+        caller: &Caller,
+        page: &PageRequest,
+    ) -> Result<Page<SubscriptionInfo>, Problem> {
         caller.require(Role::Viewer)?;
-        Ok(self.bus()?.subscriptions())
+        let after: Option<u64> = match page.cursor().map(str::parse) {
+            None => None,
+            Some(Ok(id)) => Some(id),
+            Some(Err(_)) => return Err(Problem::invalid("cursor", "not a cursor that this list gave")),
+        };
+        let all = self.bus()?.subscriptions();
+        let total = all.len() as u64;
+        let mut later = all.into_iter().filter(|info| after.is_none_or(|after| info.id.0 > after));
+        let items: Vec<SubscriptionInfo> = later.by_ref().take(page.limit()).collect();
+        let more = later.next().is_some();
+        let next_cursor = items.last().filter(|_| more).map(|last| last.id.to_string());
+        Ok(Page { items, total, next_cursor })
+    }
+}
+
+impl Management {
+    /// Follows the events that a pattern takes, from now on or from the event that the follower knows last,
+    /// as far back as the host keeps events. A follower that falls behind by more than `lag_max` events
+    /// loses the oldest, is told how many, and slows nobody.
+    ///
+    /// # Errors
+    ///
+    /// `invalid_field` for a pattern or an id that is none.
+    pub fn follow_events(
+        &self,
+        caller: &Caller,
+        pattern: &str,
+        last_known: Option<&str>,
+        lag_max: usize,
+    ) -> Result<EventStream, Problem> {
+        caller.require(Role::Viewer)?;
+        let bus = self.bus()?;
+        let pattern = read_pattern(pattern)?;
+        let since = match last_known.filter(|id| !id.is_empty()).map(str::parse) {
+            None => None,
+            Some(Ok(id)) => Some(Since::Id(id)),
+            Some(Err(_)) => return Err(Problem::invalid("Last-Event-ID", "is not the id of an event")),
+        };
+        let options = SubscribeOptions::new()
+            .name(format!("follower {}", caller.origin))
+            .owner("management")
+            .capacity(lag_max);
+        bus.stream_with(pattern, options, since).map_err(|error| {
+            tracing::warn!(%error, "follower not subscribed");
+            Problem::new(ProblemKind::Unavailable, "the event bus takes no more followers")
+        })
+    }
+}
+
+fn topic_of(event: &Map<String, Value>) -> &str {
+    event.get("type").and_then(Value::as_str).unwrap_or_default()
+}
+
+fn read_event(caller: &Caller, bus: &EventBus, mut event: Map<String, Value>) -> Result<Event, Problem> {
+    if HOST_TOPICS.contains(&topic_of(&event).split('.').next().unwrap_or_default()) {
+        let detail = "topics below `plugin`, `system` and `scheduler` are the host's";
+        return Err(Problem::invalid("type", detail));
+    }
+    if !event.contains_key("source") {
+        event.insert("source".to_owned(), format!("api/{}", caller.name).into());
+    }
+    if !event.contains_key("traceparent") {
+        event.insert("traceparent".to_owned(), caller.trace.to_string().into());
+    }
+    Event::from_json(event, &**bus.clock(), bus.limits().data_bytes)
+        .map_err(|error| field_problem(error.field(), &error.to_string()))
+}
+
+async fn publish(
+    bus: &EventBus,
+    event: Event,
+    deadline: Instant,
+    dry_run: bool,
+) -> Result<PublishedEvent, Problem> {
+    if dry_run {
+        return Ok(PublishedEvent { event, delivered_to: 0 });
+    }
+    match tokio::time::timeout_at(deadline, bus.publish(event.clone())).await {
+        Ok(published) => Ok(PublishedEvent { event, delivered_to: published?.delivered_to }),
+        Err(_) => Err(Problem::new(ProblemKind::Timeout, "a subscription holds publishers up")),
     }
 }
 
@@ -169,19 +282,106 @@ impl From<PublishError> for Problem {
         match &error {
             PublishError::Event(event) => field_problem(event.field(), &error.to_string()),
             PublishError::NotDurable(_) => Self::invalid("durable", error.to_string()),
-            PublishError::TimedOut { .. } => Self::new(crate::ProblemKind::Timeout, error.to_string()),
-            PublishError::Closed => Self::new(crate::ProblemKind::Unavailable, error.to_string()),
+            PublishError::TimedOut { .. } => Self::new(ProblemKind::Timeout, error.to_string()),
+            PublishError::Closed => Self::new(ProblemKind::Unavailable, error.to_string()),
         }
     }
 }
 
 /// The bus says "field: what is wrong"; a problem keeps the two apart.
 fn field_problem(field: &str, text: &str) -> Problem {
-    let named = [field, "topic", "pattern"];
+    let inner = format!("metadata.{field}");
+    let named = [field, "topic", "pattern", "metadata", &inner];
     let detail = named.iter().find_map(|name| text.strip_prefix(name)?.strip_prefix(": ")).unwrap_or(text);
     Problem::invalid(field, detail)
 }
 
 pub(crate) fn read_pattern(text: &str) -> Result<Pattern, Problem> {
     Pattern::new(text).map_err(|error| field_problem("type", &error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use event_bus::{StreamItem, Topic};
+    use futures_util::StreamExt;
+
+    use super::*;
+
+    fn management() -> (Management, EventBus) {
+        let bus = EventBus::builder().history(100).build();
+        (Management::builder().bus(bus.clone()).build(), bus)
+    }
+
+    fn publish(bus: &EventBus, n: u64) -> EventId {
+        let event = bus.event(Topic::new("test.n").unwrap()).data(n).build(&**bus.clock()).unwrap();
+        let id = event.id().clone();
+        bus.try_publish(event).unwrap();
+        id
+    }
+
+    async fn numbers(stream: EventStream, count: usize) -> Vec<String> {
+        let told = stream.take(count).map(|item| match item {
+            StreamItem::Event(event) => event.data().to_string(),
+            StreamItem::Lagged(missed) => format!("lagged {missed}"),
+            StreamItem::Gap => "gap".to_owned(),
+        });
+        tokio::time::timeout(Duration::from_secs(30), told.collect()).await.expect("in time")
+    }
+
+    #[tokio::test]
+    async fn a_follower_goes_on_after_the_event_that_it_knows_and_leaves_nothing_behind() {
+        let (management, bus) = management();
+        publish(&bus, 1);
+        let known = publish(&bus, 2).to_string();
+        publish(&bus, 3);
+        let follow = |pattern, last: Option<&str>| {
+            management.follow_events(&Caller::host(), pattern, last, 10).unwrap()
+        };
+        let stream = follow("test.*", Some(&known));
+        publish(&bus, 4);
+        assert_eq!(bus.subscriptions()[0].owner.as_deref(), Some("management"));
+        assert_eq!(numbers(stream, 2).await, ["3", "4"]);
+        assert_eq!(numbers(follow("**", Some("gone")), 5).await, ["gap", "1", "2", "3", "4"]);
+        assert!(bus.subscriptions().is_empty());
+        assert!(management.follow_events(&Caller::host(), "a..b", None, 4).is_err());
+    }
+
+    /// Promise 8: every queue has a bound. A slow follower loses the oldest, and is told.
+    #[tokio::test]
+    async fn promise_8_a_slow_follower_is_told_what_it_missed() {
+        let (management, bus) = management();
+        let stream = management.follow_events(&Caller::host(), "test.*", None, 4).unwrap();
+        for n in 0..50 {
+            publish(&bus, n);
+        }
+        assert_eq!(numbers(stream, 5).await, ["lagged 46", "46", "47", "48", "49"]);
+    }
+
+    /// Promise 10: bad input changes nothing.
+    #[tokio::test]
+    async fn promise_10_a_batch_with_one_wrong_event_publishes_none() {
+        let (management, bus) = management();
+        let event = |topic: &str| Map::from_iter([("type".to_owned(), topic.into())]);
+        let batch = vec![event("a.b"), event("a..b")];
+        let problem = management.publish_events(&Caller::host(), batch).await.unwrap_err();
+        assert_eq!((problem.status(), problem.field.as_deref()), (422, Some("[1].type")));
+        let host = vec![event("a.b"), event("scheduler.task.started")];
+        let problem = management.publish_events(&Caller::host(), host).await.unwrap_err();
+        assert_eq!(problem.field.as_deref(), Some("[1].type"));
+        let both = || vec![event("a.b"), event("b.a")];
+        management.publish_events(&Caller::host().dry_run(true), both()).await.unwrap();
+        assert_eq!(bus.stats().published, 0);
+        let published = management.publish_events(&Caller::host(), both()).await.unwrap();
+        assert_eq!(published.len(), 2);
+        let audited = management.audit(&Caller::host(), &PageRequest::default()).unwrap().items;
+        let seen: Vec<_> = audited.iter().map(|e| (e.target.as_str(), e.outcome.as_str())).collect();
+        assert_eq!(
+            seen,
+            [
+                ("a.b, b.a", "done"),
+                ("a.b, scheduler.task.started", "invalid_field"),
+                ("a..b, a.b", "invalid_field")
+            ]
+        );
+    }
 }

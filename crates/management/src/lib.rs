@@ -19,8 +19,8 @@
 
 mod audit;
 mod caller;
+mod dead_letters;
 mod events;
-mod feed;
 mod health;
 mod idempotency;
 mod management;
@@ -33,8 +33,10 @@ mod tasks;
 
 pub use audit::AuditEntry;
 pub use caller::{Caller, Origin, Role};
+pub use dead_letters::{
+    DeadLetterAction, DeadLetterBatch, DeadLetterOutcome, DeadLetterReport, DeadLetterSelection,
+};
 pub use events::{EventFilter, PublishedEvent, TestEventRequest};
-pub use feed::{EventFeed, FeedItem};
 pub use health::{HealthReport, PluginHealth, Readiness};
 pub use idempotency::{Claim, IdempotencyStore, Idempotent, StoredAnswer};
 pub use management::{Management, ManagementBuilder};

@@ -106,6 +106,23 @@ impl Management {
             || self.inner.manager.as_ref().is_some_and(PluginManager::is_shutting_down)
     }
 
+    /// Checks the role, does a write, and records it either way. In a dry run, `work` is told to change
+    /// nothing and to answer as if it had, and there is nothing to record.
+    pub(crate) async fn write<T>(
+        &self,
+        caller: &Caller,
+        role: Role,
+        action: &'static str,
+        target: &str,
+        work: impl AsyncFnOnce(bool) -> Result<T, Problem>,
+    ) -> Result<T, Problem> {
+        if caller.dry_run {
+            caller.require(role)?;
+            return work(true).await;
+        }
+        self.audited(caller, role, action, target, work(false)).await
+    }
+
     /// Checks the role, does a write, and records it either way.
     pub(crate) async fn audited<T>(
         &self,
@@ -115,6 +132,9 @@ impl Management {
         target: &str,
         work: impl Future<Output = Result<T, Problem>>,
     ) -> Result<T, Problem> {
+        if caller.dry_run {
+            return Err(Problem::invalid("dry_run", "is not offered by this operation"));
+        }
         let mut entry = Pending { management: self, caller, action, target, recorded: false };
         let outcome = match caller.require(role) {
             Ok(()) => work.await,

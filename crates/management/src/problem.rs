@@ -161,6 +161,18 @@ impl Problem {
         Self::new(ProblemKind::Internal, "the host failed to answer")
     }
 
+    /// The same of a field that is part of something larger: `type` becomes `[2].type`.
+    #[must_use]
+    pub fn under(self, whole: &str) -> Self {
+        let Some(field) = &self.field else { return self };
+        let path = format!("{whole}.{field}");
+        let message = match self.message.strip_prefix(field.as_str()) {
+            Some(rest) => format!("{path}{rest}").into(),
+            None => self.message,
+        };
+        Self { field: Some(path), message, ..self }
+    }
+
     /// Adds what the caller may want to know beside the message.
     #[must_use]
     pub fn detail(mut self, detail: impl Into<String>) -> Self {
@@ -253,6 +265,8 @@ mod tests {
         assert_eq!((problem.status(), problem.message.as_ref()), (422, "schedule.cron: no"));
         assert_eq!(problem.field.as_deref(), Some("schedule.cron"));
         assert_eq!(problem.detail.as_deref(), Some("no"));
+        let inner = Problem::invalid("type", "no").under("[2]");
+        assert_eq!((inner.field.as_deref(), inner.message.as_ref()), (Some("[2].type"), "[2].type: no"));
     }
 
     #[test]

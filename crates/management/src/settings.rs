@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::{Caller, Management, Problem, Role};
+use crate::{Caller, Management, Page, PageRequest, Problem, Role};
 
 /// One value of the configuration and where it came from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -27,9 +27,11 @@ impl Management {
     /// # Errors
     ///
     /// For callers without a role.
-    pub fn config(&self, caller: &Caller) -> Result<Vec<ConfigValue>, Problem> {
+    pub fn config(&self, caller: &Caller, page: &PageRequest) -> Result<Page<ConfigValue>, Problem> {
         caller.require(Role::Viewer)?;
-        let Some(manager) = &self.inner.manager else { return Ok(Vec::new()) };
+        let Some(manager) = &self.inner.manager else {
+            return Ok(page.of_sorted(Vec::new(), |value: &ConfigValue| &value.path));
+        };
         let values = manager.settings().values();
         let shown = values.into_iter().map(|value| {
             let secret = is_secret(&value.path, |plugin, path| {
@@ -44,7 +46,9 @@ impl Management {
                 source: value.origin.source,
             }
         });
-        Ok(shown.collect())
+        let mut shown: Vec<_> = shown.collect();
+        shown.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(page.of_sorted(shown, |value| &value.path))
     }
 }
 

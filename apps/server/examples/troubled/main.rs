@@ -1,10 +1,12 @@
 //! A server whose plugins do wrong in every way: for seeing what the host makes of it, and for its tests.
 
+use std::collections::HashSet;
 use std::future::pending;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use event_bus::{Event, EventId, HandlerError, SubscribeOptions, by_ref};
 use plugin_core::{InvalidManifest, PluginBuilder, PluginContext, PluginError};
 use plugin_manager::{PluginOptions, RestartConfig, RestartPolicy};
 
@@ -33,6 +35,12 @@ async fn blocks(ctx: PluginContext) -> Result<(), PluginError> {
     Ok(())
 }
 
+/// Fails on each event the first time that it sees it.
+fn needs_two(seen: &Mutex<HashSet<EventId>>, event: &Event) -> Result<(), HandlerError> {
+    let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+    if seen.insert(event.id().clone()) { Err("not at the first attempt".into()) } else { Ok(()) }
+}
+
 fn main() -> ExitCode {
     server::run(|host| {
         let restart = |policy| PluginOptions {
@@ -49,6 +57,18 @@ fn main() -> ExitCode {
             let start = starts.fetch_add(1, Ordering::SeqCst);
             async move { if start < 2 { Err(PluginError::new("not yet")) } else { Ok(()) } }
         });
-        host.plugin_with(Arc::new(flaky.build()), restart(RestartPolicy::OnFailure))
+        host.plugin_with(Arc::new(flaky.build()), restart(RestartPolicy::OnFailure))?;
+        let forgetful =
+            plugin("forgetful")?.permission("event:subscribe:custom.order.*")?.on_start(|ctx| async move {
+                let seen = Mutex::default();
+                let options = SubscribeOptions::new().name("orders").dead_letters();
+                ctx.subscribe(
+                    "custom.order.*",
+                    options,
+                    by_ref(move |event: &Event| needs_two(&seen, event)),
+                )?;
+                Ok(())
+            });
+        host.plugin(Arc::new(forgetful.build()))
     })
 }

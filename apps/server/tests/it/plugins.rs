@@ -17,7 +17,7 @@ pub(crate) async fn example(name: &str, variables: &[(&str, &str)]) -> Server {
 }
 
 /// The server of `examples/troubled`: Gantry's, with plugins that do wrong.
-async fn troubled() -> Server {
+pub(crate) async fn troubled() -> Server {
     // As on a machine with one core, where one plugin that blocks would hold all the threads there are.
     let one_core = ("TOKIO_WORKER_THREADS", "1");
     example("troubled", &[("GANTRY__MANAGER__MAX_STARTUP_TIME", "500ms"), one_core]).await

@@ -10,11 +10,12 @@ use http::HeaderMap;
 use management::{EventFilter, PageRequest, Problem, ProblemKind, PublishedEvent, TestEventRequest};
 use runtime::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
-use crate::envelope::{Answer, Envelope, Outcome, Refusal, list_data, whole};
-use crate::extract::{Ctx, Json, OptionalJson, Query};
+use crate::cloud_events::Publication;
+use crate::envelope::{Answer, Envelope, Outcome, Refusal, list_data};
+use crate::extract::{Ctx, OptionalJson, PageQuery, Query};
 use crate::sse::{self, Following};
 
 /// An event as a CloudEvent 1.0. Extension attributes stand beside these.
@@ -72,7 +73,7 @@ pub(crate) struct PublishedData {
     /// The event, with what the host filled in.
     #[schema(value_type = EventSchema)]
     event: Event,
-    /// How many subscriptions have it.
+    /// How many subscriptions have it; none in a dry run.
     delivered_to: usize,
 }
 
@@ -80,6 +81,22 @@ impl From<PublishedEvent> for PublishedData {
     fn from(published: PublishedEvent) -> Self {
         Self { event: published.event, delivered_to: published.delivered_to }
     }
+}
+
+/// The events of a batch that were published, in their order.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct BatchData {
+    events: Vec<PublishedData>,
+    /// How many there are.
+    total: usize,
+}
+
+/// What was published.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub(crate) enum Publications {
+    One(PublishedData),
+    Batch(BatchData),
 }
 
 /// Events, the newest first.
@@ -136,17 +153,51 @@ pub(crate) async fn test(ctx: Ctx, OptionalJson(request): OptionalJson<TestEvent
 }
 
 /// Publishes an event.
-#[utoipa::path(post, path = "/events", tag = "events", request_body = EventRequest,
-    responses((status = 200, description = "The event.", body = Envelope<PublishedData>)))]
-pub(crate) async fn publish(ctx: Ctx, Json(event): Json<Map<String, Value>>) -> Outcome {
-    Answer::ok(&PublishedData::from(ctx.management().publish_event(ctx.caller(), event).await?))
+///
+/// As plain JSON, of which everything but `type` may be left out, or as CloudEvents 1.0 in any of the modes of
+/// their HTTP binding: structured, in batches of up to 1000, and binary, that is with the attributes in `ce-`
+/// headers and the data as the body. If one event of a batch is wrong, none is published.
+#[utoipa::path(post, path = "/events", tag = "events",
+    params(
+        ("ce-specversion" = Option<String>, Header, description = "Binary mode: `1.0`.", example = "1.0"),
+        ("ce-id" = Option<String>, Header, description = "Binary mode: unique together with the source."),
+        ("ce-source" = Option<String>, Header, description = "Binary mode: who publishes it."),
+        ("ce-type" = Option<String>, Header, description = "Binary mode: the topic. Further attributes, \
+            extensions among them, are headers of the same form, percent-encoded.", example = "custom.greeting"),
+    ),
+    request_body(content(
+        (EventRequest = "application/json", example = json!({"type": "custom.greeting", "data": {"hello": "world"}})),
+        (EventSchema = "application/cloudevents+json", example = json!({
+            "specversion": "1.0", "id": "1", "source": "me", "type": "custom.greeting", "data": {"hello": "world"}})),
+        (Vec<EventSchema> = "application/cloudevents-batch+json", example = json!([
+            {"specversion": "1.0", "id": "1", "source": "me", "type": "custom.greeting"},
+            {"specversion": "1.0", "id": "2", "source": "me", "type": "custom.greeting"}])),
+        (Vec<u8> = "*/*"),
+    )),
+    responses(
+        (status = 200, description = "The event or, for a batch, the events.", body = Envelope<Publications>),
+        (status = 504, description = "A subscription holds publishers up.")))]
+pub(crate) async fn publish(ctx: Ctx, publication: Publication) -> Outcome {
+    let management = ctx.management();
+    Answer::ok(&match publication {
+        Publication::One(event) => {
+            Publications::One(management.publish_event(ctx.caller(), event).await?.into())
+        }
+        Publication::Batch(events) => {
+            let published = management.publish_events(ctx.caller(), events).await?;
+            Publications::Batch(BatchData {
+                total: published.len(),
+                events: published.into_iter().map(PublishedData::from).collect(),
+            })
+        }
+    })
 }
 
 /// Who listens to what, and how far each lags behind.
-#[utoipa::path(get, path = "/events/subscriptions", tag = "events",
-    responses((status = 200, description = "All of them.", body = Envelope<SubscriptionsData>)))]
-pub(crate) async fn subscriptions(ctx: Ctx) -> Outcome {
-    Answer::ok(&SubscriptionsData::from(whole(ctx.management().subscriptions(ctx.caller())?)))
+#[utoipa::path(get, path = "/events/subscriptions", tag = "events", params(PageQuery),
+    responses((status = 200, description = "A page of them, the oldest first.", body = Envelope<SubscriptionsData>)))]
+pub(crate) async fn subscriptions(ctx: Ctx, Query(query): Query<PageQuery>) -> Outcome {
+    Answer::ok(&SubscriptionsData::from(ctx.management().subscriptions(ctx.caller(), &query.page()?)?))
 }
 
 /// Which events to follow.

@@ -6,7 +6,7 @@ use management::{AuditEntry, ClusterView, ConfigValue, ServiceInfo, ServiceTest}
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::envelope::{Answer, Envelope, NO_STORE, Outcome, Refusal, list_data, whole};
+use crate::envelope::{Answer, Envelope, NO_STORE, Outcome, Refusal, list_data};
 use crate::extract::{Ctx, Name, PageQuery, Query};
 
 list_data!(
@@ -81,8 +81,8 @@ pub(crate) async fn cluster(ctx: Ctx) -> Outcome {
 }
 
 /// Every value of the configuration in force with its origin, secrets masked.
-#[utoipa::path(get, path = "/config", tag = "host",
-    responses((status = 200, description = "The values.", body = Envelope<ConfigValuesData>)))]
-pub(crate) async fn config(ctx: Ctx) -> Outcome {
-    Answer::ok(&ConfigValuesData::from(whole(ctx.management().config(ctx.caller())?)))
+#[utoipa::path(get, path = "/config", tag = "host", params(PageQuery),
+    responses((status = 200, description = "A page of values.", body = Envelope<ConfigValuesData>)))]
+pub(crate) async fn config(ctx: Ctx, Query(query): Query<PageQuery>) -> Outcome {
+    Answer::ok(&ConfigValuesData::from(ctx.management().config(ctx.caller(), &query.page()?)?))
 }

@@ -99,6 +99,7 @@ pub(crate) async fn scheduler(ctx: Ctx, headers: HeaderMap) -> Page {
     responses((status = 200, description = "A page, in HTML for a browser.", content(
         (Envelope<Tour> = "application/json"), (String = "text/html")))))]
 pub(crate) async fn config(ctx: Ctx, headers: HeaderMap) -> Page {
+    let values = ctx.management().config(ctx.caller(), &PageRequest::default());
     stops(Tour::new(
         "Configuration",
         "Values come from defaults, then gantry.toml, then what an operator set over this API, then the \
@@ -107,7 +108,7 @@ pub(crate) async fn config(ctx: Ctx, headers: HeaderMap) -> Page {
     .step("See every value and its origin", curl(&headers, "/config", ""))
     .step("See one plugin's", curl(&headers, "/plugins/http/config", ""))
     .step("Set a value from outside", "HTTP_PORT=9090 GANTRY__SCHEDULER__MAX_CONCURRENT_TASKS=32 gantry-server")
-    .live(json!({ "values": shown(ctx.management().config(ctx.caller())) }))
+    .live(json!({ "values": shown(values.map(|page| page.items)) }))
     .answer(&headers)
 }
 
@@ -155,7 +156,7 @@ pub(crate) async fn events(ctx: Ctx, headers: HeaderMap) -> Page {
     .step("See the events of late", curl(&headers, "/plugins/events?type=custom.*", ""))
     .live(json!({
         "events": shown(events.map(|page| page.items)),
-        "subscriptions": shown(management.subscriptions(caller)),
+        "subscriptions": shown(management.subscriptions(caller, &page).map(|page| page.items)),
     }))
     .answer(&headers)
 }

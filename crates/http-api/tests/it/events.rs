@@ -4,7 +4,7 @@ use http::{Method, Request};
 use http_body_util::Full;
 use serde_json::json;
 
-use crate::client::{call, get, send};
+use crate::client::{Answered, call, get, send};
 use crate::host::host;
 
 #[tokio::test]
@@ -75,6 +75,92 @@ async fn promise_10_what_is_no_event_is_refused() {
     assert_eq!(host.bus.stats().published, before);
 }
 
+async fn publish_as(host: &crate::host::Host, path: &str, headers: &[(&str, &str)], body: &str) -> Answered {
+    let mut request = Request::post(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    send(&host.api, request.body(Full::from(body.to_owned())).unwrap()).await
+}
+
+/// An extension that the host knows nothing of, in each mode, is there again for whoever looks.
+#[tokio::test]
+async fn cloud_events_are_taken_in_every_mode_and_keep_their_extensions() {
+    let host = host().await;
+    let event = |id: &str| {
+        json!({
+            "specversion": "1.0", "id": id, "source": "/shop", "type": "custom.order", "subject": "o-1",
+            "unheardof": "kept", "time": "2026-01-02T03:04:05Z", "datacontenttype": "application/json",
+            "data": {"n": 1},
+        })
+    };
+    let structured = [("content-type", "application/cloudevents+json; charset=utf-8")];
+    let answer = publish_as(&host, "/events", &structured, &event("s").to_string()).await;
+    assert_eq!(answer.json()["data"]["event"]["unheardof"], "kept", "{:?}", answer.body);
+    let batch = [("content-type", "application/cloudevents-batch+json")];
+    let two = json!([event("b1"), event("b2")]).to_string();
+    let answer = publish_as(&host, "/events", &batch, &two).await;
+    assert_eq!(answer.json()["data"]["total"], 2, "{:?}", answer.body);
+    assert_eq!(publish_as(&host, "/events", &batch, "[]").await.json()["data"]["events"], json!([]));
+    let binary = [
+        ("content-type", "application/json"),
+        ("ce-specversion", "1.0"),
+        ("ce-id", "x"),
+        ("ce-source", "/shop"),
+        ("ce-type", "custom.order"),
+        ("ce-subject", "o-1"),
+        ("ce-time", "2026-01-02T03:04:05Z"),
+        ("ce-unheardof", "kept"),
+    ];
+    let answer = publish_as(&host, "/events", &binary, r#"{"n": 1}"#).await;
+    assert_eq!(answer.status, 200, "{:?}", answer.body);
+    let recent = get(&host.api, "/plugins/events?type=custom.order").await.json();
+    let mut seen = recent["data"]["events"].as_array().unwrap().clone();
+    for (event_seen, id) in seen.iter_mut().rev().zip(["s", "b1", "b2", "x"]) {
+        event_seen.as_object_mut().unwrap().remove("traceparent");
+        assert_eq!(*event_seen, event(id));
+    }
+    assert_eq!(seen.len(), 4);
+}
+
+/// Promise 10, for CloudEvents: each kind of bad input, and nothing is published.
+#[tokio::test]
+async fn promise_10_what_is_no_cloud_event_is_refused() {
+    let host = host().await;
+    let before = host.bus.stats().published;
+    let kind = |kind| vec![("content-type", kind)];
+    let structured = || kind("application/cloudevents+json");
+    let batch = || kind("application/cloudevents-batch+json");
+    let whole = [("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "s"), ("ce-type", "a")];
+    let binary = |more: &[(&'static str, &'static str)]| [&whole[..], more].concat();
+    let event = r#"{"specversion": "1.0", "id": "1", "source": "s", "type": "a"}"#;
+    for (headers, body, status, field) in [
+        (kind("text/plain"), "x".to_owned(), 415, None),
+        (kind("application/cloudevents+xml"), "<a/>".to_owned(), 415, None),
+        (structured(), "{".to_owned(), 400, None),
+        (structured(), r#"{"specversion": "1.0", "id": "1", "source": "s"}"#.to_owned(), 422, Some("type")),
+        (structured(), event.replace("1.0", "0.3"), 422, Some("specversion")),
+        (structured(), event.replace("\"a\"", "\"system.a\""), 422, Some("type")),
+        (structured(), event.replace("\"a\"", "\"a\", \"Big\": 1"), 422, Some("Big")),
+        (batch(), format!("[{event}, {{}}]"), 422, Some("[1].specversion")),
+        (batch(), format!("[{event}, {}]", event.replace("\"a\"", "\"a..b\"")), 422, Some("[1].type")),
+        (batch(), "{}".to_owned(), 422, None),
+        (binary(&[("ce-type", "b")]), String::new(), 400, Some("ce-type")),
+        (binary(&[("ce-colour", "%ff")]), String::new(), 400, Some("ce-colour")),
+        (binary(&[("ce-time", "noon")]), String::new(), 422, Some("time")),
+        (binary(&[("content-type", "application/json")]), "{".to_owned(), 400, Some("data")),
+        (vec![("ce-type", "a")], String::new(), 422, Some("specversion")),
+    ] {
+        let answer = publish_as(&host, "/events", &headers, &body).await;
+        let json = answer.json();
+        assert_eq!(answer.status.as_u16(), status, "{headers:?} {body}: {json}");
+        assert_eq!(json["error"]["field"].as_str(), field, "{headers:?} {body}: {json}");
+    }
+    let dry = publish_as(&host, "/events?dry_run=true", &kind("application/json"), r#"{"type": "a"}"#).await;
+    assert_eq!((dry.status.as_u16(), &dry.json()["data"]["delivered_to"]), (200, &json!(0)));
+    assert_eq!(host.bus.stats().published, before);
+}
+
 #[tokio::test]
 async fn subscriptions_are_listed_with_their_counts() {
     let host = host().await;
@@ -88,4 +174,12 @@ async fn subscriptions_are_listed_with_their_counts() {
         (&ours["pattern"], &ours["owner"], &ours["depth"]),
         (&json!("custom.*"), &json!("tester"), &json!(0))
     );
+    assert_eq!((&ours["oldest_age"], &ours["mean_handler_time"]), (&json!(null), &json!(null)));
+    let total = list["data"]["total"].as_u64().unwrap();
+    let first = get(&host.api, "/events/subscriptions?limit=1").await.json();
+    assert_eq!(first["data"]["subscriptions"].as_array().unwrap().len(), 1);
+    let cursor = first["data"]["next_cursor"].as_str().unwrap();
+    let rest = get(&host.api, &format!("/events/subscriptions?cursor={cursor}")).await.json();
+    assert_eq!(rest["data"]["subscriptions"].as_array().unwrap().len() as u64, total - 1);
+    assert_eq!(get(&host.api, "/events/subscriptions?cursor=x").await.status, 422);
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "what helpers of tests do")]
 
 mod client;
+mod dead_letters;
 mod document;
 mod envelope;
 mod events;
