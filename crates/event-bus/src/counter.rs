@@ -1,13 +1,16 @@
 //! A count that many threads add to.
 
-use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-const CELLS: usize = 16;
+use crate::thread::{self, THREADS};
 
-/// A sum in several cells, each on a cache line of its own; threads take turns in which they use.
+/// A sum in several cells, each on a cache line of its own: one for each of the threads that have a number,
+/// and one for all others.
 #[derive(Default)]
-pub(crate) struct Counter([Padded; CELLS]);
+pub(crate) struct Counter {
+    own: [Padded; THREADS],
+    shared: Padded,
+}
 
 #[derive(Default)]
 #[repr(align(128))]
@@ -16,19 +19,40 @@ struct Padded(AtomicU64);
 impl Counter {
     #[inline]
     pub(crate) fn count(&self) {
-        thread_local! {
-            static CELL: Cell<usize> = const { Cell::new(usize::MAX) };
+        match thread::number().and_then(|number| self.own.get(number)) {
+            // Nobody else writes to it, so that no atomic addition is needed.
+            Some(Padded(cell)) => cell.store(cell.load(Ordering::Relaxed) + 1, Ordering::Relaxed),
+            None => drop(self.shared.0.fetch_add(1, Ordering::Relaxed)),
         }
-        let mut cell = CELL.get();
-        if cell == usize::MAX {
-            static NEXT: AtomicUsize = AtomicUsize::new(0);
-            cell = NEXT.fetch_add(1, Ordering::Relaxed) % CELLS;
-            CELL.set(cell);
-        }
-        self.0[cell % CELLS].0.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn sum(&self) -> u64 {
-        self.0.iter().map(|cell| cell.0.load(Ordering::Relaxed)).sum()
+        self.own.iter().chain([&self.shared]).map(|cell| cell.0.load(Ordering::Relaxed)).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Barrier};
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_lost_with_more_threads_than_cells_nor_when_threads_follow_each_other() {
+        let counter = Arc::new(Counter::default());
+        for _ in 0..3 {
+            let all_there = Arc::new(Barrier::new(2 * THREADS));
+            let threads: Vec<_> = (0..2 * THREADS)
+                .map(|_| {
+                    let (counter, all_there) = (counter.clone(), all_there.clone());
+                    std::thread::spawn(move || {
+                        all_there.wait();
+                        (0..1000).for_each(|_| counter.count());
+                    })
+                })
+                .collect();
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+        }
+        assert_eq!(counter.sum(), 3 * 2 * 1000 * THREADS as u64);
     }
 }

@@ -25,6 +25,11 @@ use crate::turn;
 /// How long a reader keeps its thread before it lets others have it. Also what a batch is sized for.
 const TURN: Duration = Duration::from_micros(200);
 
+/// How often a reader that lets more events come looks for them, and what time it lets pass before each look:
+/// about what it takes to publish a chunk.
+const LOOKS: u32 = 2;
+const LOOK_EACH: Duration = Duration::from_micros(2);
+
 /// A subscription's end of its ring, held by its task.
 pub(crate) struct Reader {
     subscriber: Arc<Subscriber>,
@@ -36,6 +41,8 @@ pub(crate) struct Reader {
     batch_first: u64,
     /// Calls that run beside each other and are not counted yet.
     running: u64,
+    /// Whether it had many events at once, so that more may be on their way.
+    had_many: bool,
     turn_began: Instant,
     batch_began: Instant,
     finished: bool,
@@ -163,6 +170,7 @@ impl Reader {
             hands: Hands::default(),
             running: 0,
             batch: 8,
+            had_many: false,
             turn_began: now,
             batch_began: now,
             finished: false,
@@ -171,21 +179,52 @@ impl Reader {
 
     /// Waits until there is an entry in its hands; false if there will be none any more.
     async fn fill(&mut self) -> bool {
-        let found = match self.look(None) {
-            Some(found) => found,
+        if self.hands.is_empty() {
+            self.hands.clear();
+            self.gather().await;
+        }
+        let mut waited = false;
+        let found = poll_fn(|cx| match self.look(Some(cx.waker())) {
+            Some(found) => Poll::Ready(found),
             None => {
-                let found = poll_fn(|cx| match self.look(Some(cx.waker())) {
-                    Some(found) => Poll::Ready(found),
-                    None => Poll::Pending,
-                })
-                .await;
-                self.batch_began = Instant::now();
-                self.turn_began = self.batch_began;
-                found
+                waited = true;
+                Poll::Pending
             }
-        };
+        })
+        .await;
+        if waited {
+            self.begin_turn();
+        }
+        self.had_many = self.hands.rest().len() >= CHUNK / 4;
         self.batch_first = self.subscriber.member.cursor();
         found
+    }
+
+    /// Where events come about as fast as they are handled, lets more of them come: a reader at the heels of
+    /// a publisher would fetch one or two at a time, and both would wait for each other's cache lines. So
+    /// the ring is not even looked at all the time.
+    async fn gather(&mut self) {
+        if !std::mem::take(&mut self.had_many) {
+            return;
+        }
+        let Subscriber { ring, member, .. } = &*self.subscriber;
+        let mut looked = Instant::now();
+        for _ in 0..LOOKS {
+            if ring.waiting(member) >= CHUNK as u64 {
+                return;
+            }
+            let next = looked + LOOK_EACH;
+            while looked < next {
+                turn::yield_now().await;
+                looked = Instant::now();
+            }
+        }
+        self.begin_turn();
+    }
+
+    fn begin_turn(&mut self) {
+        self.batch_began = Instant::now();
+        self.turn_began = self.batch_began;
     }
 
     /// Waits until there may be something to look at.
@@ -250,8 +289,7 @@ impl Reader {
         self.batch = fitting.clamp(1, CHUNK as u64).min(self.batch.saturating_mul(2));
         if now.saturating_duration_since(self.turn_began) >= TURN {
             turn::yield_now().await;
-            self.batch_began = Instant::now();
-            self.turn_began = self.batch_began;
+            self.begin_turn();
         }
     }
 

@@ -83,15 +83,17 @@ pub struct Event {
     inner: Arc<Inner>,
 }
 
+/// In this order in memory: what a publish looks at stands beside the counts of references.
+#[repr(C)]
 struct Inner {
-    id: EventId,
     topic: Topic,
+    /// Measured once, when the event is built.
+    data_bytes: usize,
+    id: EventId,
     source: Arc<str>,
     target: Option<Arc<str>>,
     time: Timestamp,
     payload: Payload,
-    /// Measured once, when the event is built.
-    data_bytes: usize,
     metadata: Metadata,
     trace: Option<TraceContext>,
     reply: Option<ReplySlot>,

@@ -1,6 +1,5 @@
 //! The bus behind its handles: who is subscribed, and how an event gets to them.
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +18,7 @@ use crate::history::History;
 use crate::options::{Overflow, SubscribeOptions};
 use crate::pattern::Pattern;
 use crate::publish::Published;
-use crate::ring::{self, Entry, Garbage, Held, Push, Refused, Ring, RingClass, Wakes};
+use crate::ring::{self, Entry, Held, Leftovers, Push, Refused, Ring, RingClass};
 use crate::subscribe::{SubscribeError, SubscriptionSpec};
 use crate::subscription::{Subscriber, SubscriptionId, SubscriptionStats};
 use crate::table::Table;
@@ -89,34 +88,55 @@ impl Hub {
         ack: Option<Arc<AckTicket>>,
         may_miss: bool,
     ) -> Result<Published, (Event, Option<Arc<AckTicket>>, Refused)> {
-        let mut push = Push { may_miss, wakes: spare_wakes(), ..Push::default() };
-        let mut entry = Entry { event, ack };
-        // Held before the rings are, so that a stream that begins sees one and the same moment of both.
-        let mut kept = self.history.as_ref().map(History::open);
-        let event = kept.as_ref().map(|_| entry.event.clone());
+        let mut push = Push { may_miss, ..Push::default() };
+        let mut entry = Some(Entry { event, ack });
+        let written = match &self.history {
+            None => self.write(&mut entry, &mut push),
+            Some(history) => self.write_and_keep(history, &mut entry, &mut push),
+        };
+        if written.is_ok() {
+            self.published.count();
+        }
+        // Runs foreign code, which must find no lock held.
+        if let Some(leftovers) = push.leftovers.take() {
+            leftovers.settle();
+        }
+        match (written, entry) {
+            (Err(refused), Some(Entry { event, ack })) => Err((event, ack, refused)),
+            _ => Ok(Published { delivered_to: push.delivered_to, missed: push.missed }),
+        }
+    }
+
+    #[inline]
+    fn write(&self, entry: &mut Option<Entry>, push: &mut Push) -> Result<(), Refused> {
         loop {
-            let outcome = self.table.with_route(
-                entry,
-                |entry| entry.event.topic(),
-                |entry, route, current| ring::push(&route.rings, entry, &mut push, || current.holds()),
+            let written = self.table.with_route(
+                &mut *entry,
+                |entry| entry.as_ref().map(|entry| entry.event.topic()),
+                |entry, rings, current| ring::push(rings, entry, push, || current.holds()),
             );
-            match outcome {
-                Ok(()) => break,
-                Err((Refused::Stale, back)) if !self.is_closed() => entry = back,
-                Err((refused, Entry { event, ack })) => {
-                    drop(kept);
-                    return Err((event, ack, refused));
-                }
+            match written {
+                Some(Err(Refused::Stale)) if !self.is_closed() => {}
+                // It is taken only by a push that succeeds.
+                written => return written.unwrap_or(Ok(())),
             }
         }
-        let forgotten = kept.take().zip(event).map(|(mut kept, event)| kept.push(event));
-        self.published.count();
-        let Push { delivered_to, missed, wakes, garbage, .. } = push;
-        // All three may run foreign code, which must find no lock held.
+    }
+
+    fn write_and_keep(
+        &self,
+        history: &History,
+        entry: &mut Option<Entry>,
+        push: &mut Push,
+    ) -> Result<(), Refused> {
+        let event = entry.as_ref().map(|entry| entry.event.clone());
+        // Held before the rings are, so that a stream that begins sees one and the same moment of both.
+        let mut kept = history.open();
+        self.write(entry, push)?;
+        let forgotten = event.map(|event| kept.push(event));
+        drop(kept);
         drop(forgotten);
-        drop(garbage);
-        wake(wakes);
-        Ok(Published { delivered_to, missed })
+        Ok(())
     }
 
     #[inline]
@@ -193,12 +213,12 @@ impl Hub {
                 (id, pattern, options, ring)
             })
             .collect();
-        let (mut wakes, mut garbage) = (Wakes::new(), Garbage::new());
+        let mut leftovers = Leftovers::default();
         let rings = leaving.iter().map(|subscriber| &subscriber.ring);
         let mut held = Held::new(rings.chain(joining.iter().map(|(_, _, _, ring)| ring)));
         for subscriber in &leaving {
             if let Some(log) = held.log(&subscriber.ring) {
-                log.leave(&subscriber.member, &mut wakes, &mut garbage);
+                log.leave(&subscriber.member, &mut leftovers);
             }
         }
         let mut joined = Vec::with_capacity(joining.len());
@@ -217,8 +237,7 @@ impl Hub {
         }
         registry.subscribers.extend(joined.iter().map(|subscriber| (subscriber.id, subscriber.clone())));
         drop(registry);
-        drop(garbage);
-        wake(wakes);
+        leftovers.settle();
         Ok(joined)
     }
 
@@ -228,16 +247,15 @@ impl Hub {
         if subscriber.member.end().is_some() {
             return;
         }
-        let (mut wakes, mut garbage) = (Wakes::new(), Garbage::new());
+        let mut leftovers = Leftovers::default();
         let mut held = Held::new([&subscriber.ring]);
         if let Some(log) = held.log(&subscriber.ring) {
-            log.leave(&subscriber.member, &mut wakes, &mut garbage);
+            log.leave(&subscriber.member, &mut leftovers);
         }
         held.release();
         registry.clean_up(&self.table, subscriber);
         drop(registry);
-        drop(garbage);
-        wake(wakes);
+        leftovers.settle();
     }
 
     /// Takes a subscription whose reader has ended off the list, and keeps its counts.
@@ -331,22 +349,4 @@ fn class_of(options: &SubscribeOptions, id: SubscriptionId) -> RingClass {
         Overflow::DropOldest | Overflow::Disconnect => RingClass::Free,
         Overflow::DropNewest => RingClass::Own(id.0),
     }
-}
-
-/// Wakes readers. The list's memory goes back to the thread, for the next time.
-pub(crate) fn wake(mut wakes: Wakes) {
-    if wakes.capacity() == 0 {
-        return;
-    }
-    wakes.drain(..).flatten().for_each(std::task::Waker::wake);
-    WAKES.with(|kept| kept.set(wakes));
-}
-
-thread_local! {
-    static WAKES: Cell<Wakes> = const { Cell::new(Wakes::new()) };
-}
-
-/// An empty list with the memory of the last one.
-pub(crate) fn spare_wakes() -> Wakes {
-    WAKES.with(Cell::take)
 }

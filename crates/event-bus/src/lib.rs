@@ -64,6 +64,7 @@ mod stream;
 mod subscribe;
 mod subscription;
 mod table;
+mod thread;
 mod topic;
 pub mod transport;
 mod turn;

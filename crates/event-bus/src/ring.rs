@@ -1,17 +1,16 @@
 //! A queue with many readers: the events of one pattern, written once and read by every subscription to
 //! it, each at its own pace.
 //!
-//! Publishers append to the open end under the lock. Every [`CHUNK`] entries the open end is sealed into a
-//! [`Chunk`], which readers share without the lock; what is still open they copy, or take, if they are the
-//! only one. What a ring keeps is bounded by the largest capacity among its members, whatever a member
+//! Publishers append to the open end under the lock. Every [`CHUNK`] entries, or when a reader comes for it,
+//! the open end is sealed into a [`Chunk`], which readers share without the lock. What a ring keeps is bounded by the largest capacity among its members, whatever a member
 //! does: one that falls further behind finds, when it comes back, that it has been moved forward (see
 //! [`Member::bound`]).
 
 mod hands;
+mod log;
 mod member;
 mod push;
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -19,8 +18,9 @@ use std::task::Waker;
 use tokio::sync::Notify;
 
 pub(crate) use hands::Hands;
+use log::{Chunk, Log};
 pub(crate) use member::{Held, Member};
-pub(crate) use push::{Garbage, Push, Refused, push};
+pub(crate) use push::{Leftovers, Push, Refused, push};
 
 use crate::ack::AckTicket;
 use crate::event::Event;
@@ -34,12 +34,6 @@ pub(crate) const CHUNK: usize = 64;
 pub(crate) struct Entry {
     pub(crate) event: Event,
     pub(crate) ack: Option<Arc<AckTicket>>,
-}
-
-/// Consecutive entries that are shared by the readers.
-pub(crate) struct Chunk {
-    base: u64,
-    entries: Vec<Entry>,
 }
 
 /// What has to be woken once no lock is held.
@@ -73,22 +67,6 @@ pub(crate) enum RingClass {
 #[repr(align(128))]
 struct Padded(AtomicU64);
 
-pub(crate) struct Log {
-    sealed: VecDeque<Arc<Chunk>>,
-    open: Vec<Entry>,
-    /// The number of the first open entry.
-    open_base: u64,
-    tail: u64,
-    members: Vec<Arc<Member>>,
-    /// Up to this number there is room, whatever the cursors say now.
-    gate: u64,
-    /// Who sleeps; a vacant place is one whose member left.
-    sleepers: Wakes,
-    vacant: Vec<usize>,
-    /// Counts how often all sleepers were woken, so that a member knows whether its place still holds.
-    round: u64,
-}
-
 /// What a reader finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Found {
@@ -107,17 +85,7 @@ impl Ring {
         Self {
             id,
             class,
-            log: Mutex::new(Log {
-                sealed: VecDeque::new(),
-                open: Vec::new(),
-                open_base: 0,
-                tail: 0,
-                members: Vec::new(),
-                gate: 0,
-                sleepers: Vec::new(),
-                vacant: Vec::new(),
-                round: 1,
-            }),
+            log: Mutex::new(Log::new()),
             tail: Padded(AtomicU64::new(0)),
             blocked: AtomicUsize::new(0),
             room: Notify::new(),
@@ -131,7 +99,7 @@ impl Ring {
     /// What is there for the member, put into its hands, which must be empty. If nothing is, the waker is
     /// kept for the next entry.
     ///
-    /// What a policy moves it past is shown to `passed`.
+    /// What a policy moves it past is shown to `passed`, if someone waits for it to be handled.
     pub(crate) fn read(
         &self,
         member: &Member,
@@ -140,6 +108,7 @@ impl Ring {
         passed: &mut dyn FnMut(&Entry),
     ) -> Found {
         let mut log = self.log();
+        log.keep(&mut hands.spare);
         let cursor = member.cursor();
         if let Some(end) = member.end() {
             drop(log);
@@ -149,10 +118,9 @@ impl Ring {
         if cursor == tail {
             let Some(waker) = waker else { return Found::Nothing };
             log.sleep(member, waker);
-            let chunks = log.rest(hands);
+            log.rest(hands);
             drop(log);
             // Dropping events runs foreign code, which must find no lock held.
-            drop(chunks);
             hands.clear();
             return Found::Nothing;
         }
@@ -162,7 +130,8 @@ impl Ring {
             if member.overflow == Overflow::Disconnect {
                 return Found::TooLate;
             }
-            late = log.between(cursor, from);
+            // Most are awaited by nobody, and need not be shown.
+            late.extend(log.between(cursor, from).filter(|entry| entry.ack.is_some()).cloned());
             member.skip(cursor, from);
         }
         log.give(from, hands);
@@ -232,6 +201,12 @@ impl Ring {
         freed.await;
     }
 
+    /// How many entries were written and wait for the member.
+    #[inline]
+    pub(crate) fn waiting(&self, member: &Member) -> u64 {
+        self.tail(member).saturating_sub(member.cursor())
+    }
+
     /// How many members there are.
     pub(crate) fn members(&self) -> usize {
         self.log().members.len()
@@ -241,7 +216,7 @@ impl Ring {
     pub(crate) fn oldest(&self, member: &Member) -> Option<Event> {
         let log = self.log();
         let number = member.bound(log.tail);
-        log.between(number, number + 1).pop().map(|entry| entry.event)
+        log.between(number, number + 1).next().map(|entry| entry.event.clone())
     }
 
     /// What was written and the member may see.
@@ -255,108 +230,6 @@ impl Ring {
     fn log(&self) -> MutexGuard<'_, Log> {
         // No foreign code runs under the lock, so a panic cannot leave the log half written.
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Log {
-    fn has_room(&mut self, class: RingClass) -> bool {
-        if class == RingClass::Free || self.tail < self.gate {
-            return true;
-        }
-        // The cursors only grow, so the gate stays true until it is reached again.
-        self.gate = self.members.iter().map(|member| member.gate()).min().unwrap_or(u64::MAX);
-        self.tail < self.gate
-    }
-
-    /// Seals the open end and takes out what no member needs any more.
-    fn seal(&mut self, garbage: &mut Garbage) {
-        let entries = std::mem::replace(&mut self.open, Vec::with_capacity(CHUNK));
-        self.sealed.push_back(Arc::new(Chunk { base: self.open_base, entries }));
-        self.open_base = self.tail;
-        let tail = self.tail;
-        let needed = self.members.iter().map(|member| member.bound(tail)).min().unwrap_or(tail);
-        while self.sealed.front().is_some_and(|chunk| chunk.end() <= needed) {
-            garbage.extend(self.sealed.pop_front());
-        }
-    }
-
-    /// Puts what begins at `from` into a reader's hands.
-    fn give(&mut self, from: u64, hands: &mut Hands) {
-        if from < self.open_base {
-            let at = self.sealed.partition_point(|chunk| chunk.end() <= from);
-            if let Some(chunk) = self.sealed.get(at) {
-                hands.share(chunk.clone(), from, u64::MAX);
-            }
-        } else if self.members.len() == 1 {
-            // Nobody else wants them.
-            hands.take(&mut self.open, self.open_base, from);
-            self.open_base = self.tail;
-        } else {
-            let skipped = usize::try_from(from - self.open_base).unwrap_or(usize::MAX);
-            hands.copy(self.open.get(skipped..).unwrap_or_default());
-        }
-    }
-
-    /// Copies of the entries of a range, as far as they are here.
-    fn between(&self, from: u64, to: u64) -> Vec<Entry> {
-        let sealed = self.sealed.iter().flat_map(|chunk| chunk.numbered());
-        let open = (self.open_base..).zip(&self.open);
-        sealed
-            .chain(open)
-            .filter(|(number, _)| (from..to).contains(number))
-            .map(|(_, entry)| entry.clone())
-            .collect()
-    }
-
-    fn sleep(&mut self, member: &Member, waker: &Waker) {
-        if let Some(place) = member.place_in(self.round) {
-            match self.sleepers.get_mut(place) {
-                Some(Some(kept)) => kept.clone_from(waker),
-                Some(none) => *none = Some(waker.clone()),
-                None => {}
-            }
-            return;
-        }
-        let place = match self.vacant.pop() {
-            Some(place) => {
-                self.sleepers[place] = Some(waker.clone());
-                place
-            }
-            None => {
-                self.sleepers.push(Some(waker.clone()));
-                self.sleepers.len() - 1
-            }
-        };
-        member.sleeps_at(place, self.round);
-    }
-
-    /// Once everyone sleeps nothing needs the entries, and a ring at rest keeps no event alive: takes them
-    /// out, to be dropped without the lock.
-    fn rest(&mut self, hands: &mut Hands) -> VecDeque<Arc<Chunk>> {
-        let asleep = self.sleepers.len() - self.vacant.len();
-        let tail = self.tail;
-        if asleep < self.members.len() || self.members.iter().any(|member| member.cursor() < tail) {
-            return VecDeque::new();
-        }
-        hands.take(&mut self.open, self.open_base, tail);
-        self.open_base = tail;
-        std::mem::take(&mut self.sealed)
-    }
-
-    fn wake_all(&mut self, wakes: &mut Wakes) {
-        wakes.append(&mut self.sleepers);
-        self.vacant.clear();
-        self.round += 1;
-    }
-}
-
-impl Chunk {
-    fn end(&self) -> u64 {
-        self.base + self.entries.len() as u64
-    }
-
-    fn numbered(&self) -> impl Iterator<Item = (u64, &Entry)> {
-        (self.base..).zip(&self.entries)
     }
 }
 

@@ -11,6 +11,10 @@ pub(crate) struct Hands {
     shared: Option<Arc<Chunk>>,
     /// Its memory is kept, and swapped with the ring's open end.
     own: Vec<Entry>,
+    /// Chunks that are to be dropped.
+    dropped: Vec<Arc<Chunk>>,
+    /// An empty chunk, for the ring to use again.
+    pub(super) spare: Option<Arc<Chunk>>,
     /// Of the next entry; can be moved while an entry is borrowed. One task at a time has it.
     at: AtomicUsize,
     end: usize,
@@ -40,9 +44,11 @@ impl Hands {
         self.at() >= self.end
     }
 
-    /// Lets go of everything.
+    /// Lets go of everything. Runs foreign code.
     pub(crate) fn clear(&mut self) {
-        self.shared = None;
+        for chunk in self.shared.take().into_iter().chain(self.dropped.drain(..)) {
+            self.spare = Chunk::emptied(chunk).or(self.spare.take());
+        }
         self.own.clear();
         *self.at.get_mut() = 0;
         self.end = 0;
@@ -74,17 +80,18 @@ impl Hands {
         self.shared = Some(chunk);
     }
 
-    pub(super) fn copy(&mut self, entries: &[Entry]) {
-        self.own.extend_from_slice(entries);
-        *self.at.get_mut() = 0;
-        self.end = self.own.len();
-    }
-
     /// Takes all entries, which begin with the number `base`, to be handled from `from` on; leaves the
     /// memory of its own.
     pub(super) fn take(&mut self, entries: &mut Vec<Entry>, base: u64, from: u64) {
         std::mem::swap(&mut self.own, entries);
         *self.at.get_mut() = usize::try_from(from - base).unwrap_or(usize::MAX);
         self.end = self.own.len();
+    }
+
+    /// Takes what nobody will see, to be dropped when the hands are cleared.
+    pub(super) fn drop_later(&mut self, open: &mut Vec<Entry>, sealed: impl Iterator<Item = Arc<Chunk>>) {
+        std::mem::swap(&mut self.own, open);
+        self.end = self.at();
+        self.dropped.extend(sealed);
     }
 }

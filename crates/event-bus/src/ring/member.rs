@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Chunk, Entry, Found, Garbage, Hands, Log, Ring, Wakes};
+use super::{Chunk, Entry, Found, Hands, Leftovers, Log, Ring};
 use crate::options::Overflow;
 
 /// See the module's text.
@@ -100,18 +100,17 @@ impl Log {
 
     /// Ends a membership: nothing written from now on is the member's. What waits for it stays readable
     /// for it alone. Its reader is among those to be woken.
-    pub(crate) fn leave(&mut self, member: &Member, wakes: &mut Wakes, garbage: &mut Garbage) {
+    pub(crate) fn leave(&mut self, member: &Member, leftovers: &mut Leftovers) {
         let index = member.index.load(Ordering::Relaxed);
         if !self.members.get(index).is_some_and(|held| std::ptr::eq(&**held, member)) {
             return;
         }
         let tail = self.tail;
         let from = member.bound(tail);
-        let mut left: VecDeque<_> = self.sealed.iter().filter(|chunk| chunk.end() > from).cloned().collect();
         if !self.open.is_empty() {
-            left.push_back(Arc::new(Chunk { base: self.open_base, entries: self.open.clone() }));
+            self.seal();
         }
-        *member.left() = left;
+        *member.left() = self.sealed.iter().filter(|chunk| chunk.end() > from).cloned().collect();
         member.end.store(tail, Ordering::Release);
         self.members.swap_remove(index);
         if let Some(moved) = self.members.get(index) {
@@ -120,15 +119,12 @@ impl Log {
         if let Some(place) = member.place_in(self.round)
             && let Some(waker) = self.sleepers.get_mut(place).and_then(Option::take)
         {
-            wakes.push(Some(waker));
+            leftovers.wakes.push(Some(waker));
             self.vacant.push(place);
         }
         self.gate = 0;
         if self.members.is_empty() {
-            garbage.extend(self.sealed.drain(..));
-            let entries = std::mem::take(&mut self.open);
-            garbage.extend([Arc::new(Chunk { base: self.open_base, entries })]);
-            self.open_base = tail;
+            leftovers.garbage.extend(self.sealed.drain(..));
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Writing an event to every ring of its route, in one step.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -8,8 +9,15 @@ use super::{CHUNK, Chunk, Entry, Log, Ring, RingClass, Wakes};
 /// Rings that are locked by recursion; more of them are locked by a list, which is allocated.
 const BY_RECURSION: usize = 16;
 
-/// Events that nobody needs any more, to be dropped where no lock is held.
-pub(crate) type Garbage = Vec<Arc<Chunk>>;
+/// What is left to be done once no lock is held, since it runs foreign code.
+#[derive(Default)]
+pub(crate) struct Leftovers {
+    pub(super) wakes: Wakes,
+    /// What nobody needs any more.
+    pub(super) garbage: Vec<Arc<Chunk>>,
+    /// An empty chunk for the next ring that needs one.
+    spare: Option<Arc<Chunk>>,
+}
 
 /// What a push does on its way.
 #[derive(Default)]
@@ -20,8 +28,13 @@ pub(crate) struct Push {
     pub(crate) missed: usize,
     /// Members that must not miss an event may miss this one.
     pub(crate) may_miss: bool,
-    pub(crate) wakes: Wakes,
-    pub(crate) garbage: Garbage,
+    pub(crate) leftovers: Option<Leftovers>,
+}
+
+impl Push {
+    fn leftovers(&mut self) -> &mut Leftovers {
+        self.leftovers.get_or_insert_with(Leftovers::begin)
+    }
 }
 
 /// Why nothing was written.
@@ -32,25 +45,22 @@ pub(crate) enum Refused {
     Stale,
 }
 
-/// Writes the entry to all rings, whose ids must ascend, or to none. `is_valid` is asked, and `done` is
-/// called, while all of them are held.
+/// Writes the entry to all rings, whose ids must ascend, or to none. `is_valid` is asked while all of them are
+/// held.
+///
+/// What was refused is left where it is, and so is what no ring took: to be dropped where no lock is held.
+#[inline]
 pub(crate) fn push(
     rings: &[Arc<Ring>],
-    entry: Entry,
+    entry: &mut Option<Entry>,
     push: &mut Push,
     is_valid: impl Fn() -> bool,
-) -> Result<(), (Refused, Entry)> {
+) -> Result<(), Refused> {
     debug_assert!(rings.is_sorted_by(|a, b| a.id < b.id));
-    let mut entry = Some(entry);
-    let outcome = if rings.len() <= BY_RECURSION {
-        lock_next(rings, &mut entry, true, push, &is_valid)
+    if rings.len() <= BY_RECURSION {
+        lock_next(rings, entry, true, push, &is_valid)
     } else {
-        lock_list(rings, &mut entry, push, &is_valid)
-    };
-    // An entry that no ring took is dropped here, where no lock is held.
-    match (outcome, entry) {
-        (Err(refused), Some(entry)) => Err((refused, entry)),
-        _ => Ok(()),
+        lock_list(rings, entry, push, &is_valid)
     }
 }
 
@@ -118,15 +128,41 @@ impl Ring {
 
     #[inline]
     fn write(&self, log: &mut Log, entry: Option<Entry>, push: &mut Push) {
+        if log.tail.is_multiple_of(CHUNK as u64) {
+            log.trim(&mut push.leftovers().garbage);
+        }
         if log.open.len() >= CHUNK {
-            log.seal(&mut push.garbage);
+            log.keep(&mut push.leftovers().spare);
+            log.seal();
         }
         log.open.extend(entry);
         log.tail += 1;
         self.tail.0.store(log.tail, Ordering::Release);
         push.delivered_to += log.members.len();
         if !log.sleepers.is_empty() {
-            log.wake_all(&mut push.wakes);
+            log.wake_all(&mut push.leftovers().wakes);
         }
+    }
+}
+
+thread_local! {
+    static LAST: Cell<Option<Leftovers>> = const { Cell::new(None) };
+}
+
+impl Leftovers {
+    /// None yet, with the memory of this thread's last ones.
+    #[inline]
+    pub(crate) fn begin() -> Self {
+        LAST.take().unwrap_or_default()
+    }
+
+    /// Drops what is garbage and wakes who is to be woken. To be called where no lock is held.
+    #[inline]
+    pub(crate) fn settle(mut self) {
+        for chunk in self.garbage.drain(..) {
+            self.spare = Chunk::emptied(chunk).or(self.spare.take());
+        }
+        self.wakes.drain(..).flatten().for_each(std::task::Waker::wake);
+        LAST.set(Some(self));
     }
 }

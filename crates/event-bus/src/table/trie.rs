@@ -54,6 +54,9 @@ impl Trie {
     /// The tree is run as a nondeterministic automaton, all its states at once, so that patterns with many
     /// `**` cost no more than nodes times segments.
     pub(super) fn collect(&self, topic: &Topic, found: &mut Vec<Arc<Ring>>) {
+        if self.rings == 0 {
+            return;
+        }
         let mut states = States::default();
         states.add(&self.root, false);
         for segment in topic.segments() {
