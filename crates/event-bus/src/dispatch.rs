@@ -1,6 +1,9 @@
 //! The task of a subscription: takes events from its ring and calls its handler.
 
-mod persistent;
+mod burial;
+mod job;
+mod managed;
+mod work;
 
 use std::any::Any;
 use std::future::poll_fn;
@@ -54,10 +57,10 @@ pub(crate) async fn run<H: EventHandler>(handler: H, mut reader: Reader) {
     loop {
         let concurrency = reader.subscriber.options.concurrency;
         let outcome = if let Some(clock) = &clock
-            && reader.subscriber.options.keeps_failed()
+            && !reader.subscriber.options.is_plain()
         {
             // Boxed, so that the others' tasks do not pay for its size.
-            let work = Box::pin(persistent::run(&handler, &mut reader, clock));
+            let work = Box::pin(managed::run(&handler, &mut reader, clock));
             AssertUnwindSafe(work).catch_unwind().await
         } else if concurrency == 1 {
             AssertUnwindSafe(one_by_one(&handler, &mut reader)).catch_unwind().await
@@ -349,7 +352,7 @@ impl Reader {
         if std::mem::replace(&mut self.finished, true) {
             return;
         }
-        if !self.subscriber.options.keeps_failed() {
+        if self.subscriber.options.is_plain() {
             // Calls that were cut off: their handler was called.
             let calls = self.subscriber.member.cursor() - self.batch_first;
             self.count(calls + self.running, Duration::ZERO);

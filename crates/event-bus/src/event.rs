@@ -17,8 +17,8 @@ pub use cloud::{BatchError, CloudEventError, MAX_BATCH_EVENTS};
 pub(crate) use id::random_share;
 pub use id::{EventId, EventIdError};
 pub use metadata::{MAX_METADATA_ENTRIES, MAX_METADATA_VALUE_BYTES, Metadata, MetadataError, MetadataValue};
-pub(crate) use payload::Payload;
 pub use payload::PayloadError;
+pub(crate) use payload::{Payload, TypedPayload};
 pub use trace::{TraceContext, TraceContextError};
 
 use crate::reply::ReplySlot;

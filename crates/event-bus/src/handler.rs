@@ -1,7 +1,13 @@
 //! What runs when an event arrives.
 
+mod batch;
+mod typed;
+
 use std::error::Error;
 use std::fmt;
+
+pub use batch::{BatchFailure, by_batch};
+pub use typed::{TypedEvent, typed};
 
 use crate::event::Event;
 
@@ -75,6 +81,12 @@ impl From<Box<dyn Error + Send + Sync>> for HandlerError {
 pub trait EventHandler: Send + Sync + 'static {
     /// Handles one event.
     fn handle(&self, event: &Event) -> impl Future<Output = Result<(), HandlerError>> + Send;
+
+    /// Handles the events of a batch, where the subscription asks for batches: one after the other, if
+    /// nothing else is said. [`by_batch`] makes a handler that gets them all.
+    fn handle_batch(&self, events: Vec<Event>) -> impl Future<Output = Result<(), BatchFailure>> + Send {
+        batch::in_turn(self, events)
+    }
 }
 
 impl<F, Fut> EventHandler for F

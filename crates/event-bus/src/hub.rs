@@ -165,7 +165,19 @@ impl Hub {
             patterns.push((pattern, options));
             starts.push(start);
         }
-        let joined = self.change_members(remove, patterns)?;
+        let joined = match &self.history {
+            _ if patterns.iter().all(|(_, options)| options.replay.is_none()) => {
+                self.change_members(remove, patterns)?
+            }
+            None => return Err(SubscribeError::NoHistory),
+            Some(history) => {
+                // Held until all have their places in the rings: publishers hold it, too.
+                let kept = history.open();
+                let joined = self.change_members(remove, patterns)?;
+                joined.iter().for_each(|subscriber| subscriber.replay_from(&kept));
+                joined
+            }
+        };
         for (subscriber, start) in joined.iter().zip(starts) {
             let work = start(Reader::new(subscriber.clone(), Arc::downgrade(self)));
             let (abort, registration) = AbortHandle::new_pair();

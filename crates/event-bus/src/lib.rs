@@ -76,11 +76,11 @@ pub use dead::{
     DeadLetter, DeadLetterCause, DeadLetterFilter, DeadLetterId, DeadLetters, RedriveError,
 };
 pub use event::*;
-pub use handler::{EventHandler, HandlerError, by_ref};
+pub use handler::{BatchFailure, EventHandler, HandlerError, TypedEvent, by_batch, by_ref, typed};
 pub use history::{HistoryFilter, Since};
 pub use options::{
-    DEFAULT_CAPACITY, MAX_ATTEMPTS, MAX_BACKOFF, MAX_CAPACITY, MAX_CONCURRENCY, OptionsError, Overflow,
-    Retry, SubscribeOptions,
+    Batch, DEFAULT_CAPACITY, EventFilter, MAX_ATTEMPTS, MAX_BACKOFF, MAX_BATCH, MAX_BATCH_WAIT, MAX_CAPACITY,
+    MAX_CONCURRENCY, OptionsError, OrderKey, Overflow, Replay, Retry, SubscribeOptions,
 };
 pub use pattern::{Pattern, PatternError};
 pub use publish::{PublishError, Published, RequestError};

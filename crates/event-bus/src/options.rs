@@ -1,11 +1,18 @@
 //! How a subscription wants its events.
 
+mod batch;
+mod filter;
+mod order;
 mod retry;
 
 use serde::{Deserialize, Serialize};
 
+pub use batch::{Batch, MAX_BATCH, MAX_BATCH_WAIT};
+pub use filter::EventFilter;
+pub use order::OrderKey;
 pub use retry::{MAX_ATTEMPTS, MAX_BACKOFF, Retry};
 
+use crate::history::Since;
 use crate::topic::Topic;
 
 /// The bound of a subscription that names none.
@@ -31,8 +38,17 @@ pub enum Overflow {
     Disconnect,
 }
 
-/// How a subscription wants its events; the default keeps order and never slows a publisher.
+/// Which events of the bus's history a new subscription is given before what is published from then on.
 #[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Replay {
+    /// The last so many that it takes.
+    Last(usize),
+    /// Those from there on, as far as the history reaches.
+    Since(Since),
+}
+
+/// How a subscription wants its events; the default keeps order and never slows a publisher.
+#[derive(Debug, Clone)]
 #[must_use]
 pub struct SubscribeOptions {
     pub(crate) name: Option<String>,
@@ -43,6 +59,11 @@ pub struct SubscribeOptions {
     pub(crate) retry: Option<Retry>,
     pub(crate) dead_letters: bool,
     pub(crate) dead_letter_topic: Option<Topic>,
+    pub(crate) filter: Option<EventFilter>,
+    pub(crate) ordered_by: Option<OrderKey>,
+    pub(crate) batch: Option<Batch>,
+    pub(crate) once: bool,
+    pub(crate) replay: Option<Replay>,
 }
 
 impl Default for SubscribeOptions {
@@ -56,6 +77,11 @@ impl Default for SubscribeOptions {
             retry: None,
             dead_letters: false,
             dead_letter_topic: None,
+            filter: None,
+            ordered_by: None,
+            batch: None,
+            once: false,
+            replay: None,
         }
     }
 }
@@ -90,7 +116,8 @@ impl SubscribeOptions {
         self
     }
 
-    /// How many events are handled at once, 1 to [`MAX_CONCURRENCY`]; 1 keeps order.
+    /// How many events are handled at once, 1 to [`MAX_CONCURRENCY`]; 1 keeps order. See also
+    /// [`SubscribeOptions::ordered_by`].
     pub fn concurrency(mut self, handlers: usize) -> Self {
         self.concurrency = handlers;
         self
@@ -120,6 +147,50 @@ impl SubscribeOptions {
         self
     }
 
+    /// Only the events that the filter takes.
+    pub fn filter(mut self, filter: EventFilter) -> Self {
+        self.filter = Some(filter);
+        self
+    }
+
+    /// Handles events of different keys at once, up to the concurrency, and those of one key one after the
+    /// other in their order.
+    ///
+    /// Events whose key is busy wait beside the queue, as many as its capacity at the most; then the others
+    /// wait behind them. An event that is tried again is overtaken by others of its key, unless the policy
+    /// says [`Retry::keep_order`]: then they wait for it, and only they.
+    pub fn ordered_by(mut self, key: OrderKey) -> Self {
+        self.ordered_by = Some(key);
+        self
+    }
+
+    /// Calls the handler with several events at once, see [`by_batch`](crate::by_batch).
+    pub fn batch(mut self, batch: Batch) -> Self {
+        self.batch = Some(batch);
+        self
+    }
+
+    /// Ends the subscription after one event, its attempts included, whatever they come to. However many are
+    /// published at once, the handler sees one; the others count as discarded.
+    pub fn once(mut self) -> Self {
+        self.once = true;
+        self
+    }
+
+    /// Begins with the past: no event is missing and none comes twice where past and present meet. What is
+    /// replayed waits beside the queue and does not count for its capacity; the bound is the history's.
+    pub fn replay(mut self, replay: Replay) -> Self {
+        self.replay = Some(replay);
+        self
+    }
+
+    /// Whether the plain loops will do: the one question that the others are asked.
+    pub(crate) fn is_plain(&self) -> bool {
+        let Self { filter, ordered_by, batch, once, replay, .. } = self;
+        let asks = filter.is_some() || ordered_by.is_some() || batch.is_some() || *once || replay.is_some();
+        !asks && !self.keeps_failed()
+    }
+
     /// Whether events that the handler fails on are kept: for another attempt, or as dead letters.
     pub(crate) fn keeps_failed(&self) -> bool {
         self.retry.is_some() || self.dead_letters || self.dead_letter_topic.is_some()
@@ -139,6 +210,12 @@ impl SubscribeOptions {
         }
         if let Some(retry) = &self.retry {
             retry.check()?;
+        }
+        if let Some(batch) = &self.batch {
+            batch.check()?;
+            if self.once {
+                return Err(OptionsError::Once);
+            }
         }
         for (field, text) in [("name", &self.name), ("owner", &self.owner)] {
             if let Some(text) = text
@@ -166,6 +243,15 @@ pub enum OptionsError {
     /// Out of range.
     #[error("retry.backoff_max: is over {}", runtime::format_duration(MAX_BACKOFF))]
     Backoff,
+    /// Out of range.
+    #[error("batch.events: {0} is not within 1 and {MAX_BATCH}")]
+    Batch(usize),
+    /// Out of range.
+    #[error("batch.within: is over {}", runtime::format_duration(MAX_BATCH_WAIT))]
+    BatchWait,
+    /// A batch of one event is none.
+    #[error("once: does not go with `batch`")]
+    Once,
     /// Empty, too long, or with control characters.
     #[error("{0}: must be 1 to 255 bytes without control characters")]
     Label(&'static str),

@@ -23,6 +23,9 @@ pub enum SubscribeError {
     /// A subscription that was to be replaced has never been on this bus.
     #[error("subscription `{0}` does not exist")]
     Unknown(SubscriptionId),
+    /// A replay was asked for, and the bus was built without a history.
+    #[error("replay: the bus keeps no history")]
+    NoHistory,
     /// The bus was shut down.
     #[error("event bus is shut down")]
     Closed,

@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -12,9 +13,11 @@ use serde::{Deserialize, Serialize, Serializer};
 use tokio::sync::Notify;
 
 use crate::ack::FailureKind;
+use crate::dead::reason_of;
 use crate::event::Event;
+use crate::history::{HistoryFilter, Open};
 use crate::hub::Hub;
-use crate::options::{Overflow, Retry, SubscribeOptions};
+use crate::options::{Batch, Overflow, Replay, Retry, SubscribeOptions};
 use crate::pattern::Pattern;
 use crate::ring::{Entry, Hands, Member, Ring};
 use crate::topic::Topic;
@@ -57,6 +60,14 @@ pub struct SubscriptionInfo {
     /// Where they are published, too.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub dead_letter_topic: Option<Topic>,
+    /// Which of them it wants, for people.
+    pub filter: Option<String>,
+    /// By what it keeps order while it handles several at once.
+    pub ordered_by: Option<String>,
+    /// How many events its handler is given in one call.
+    pub batch: Option<Batch>,
+    /// Whether it ends after one event.
+    pub once: bool,
     /// Counts and times.
     #[serde(flatten)]
     pub stats: SubscriptionStats,
@@ -69,8 +80,10 @@ pub struct SubscriptionInfo {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SubscriptionStats {
-    /// Events that were meant for it.
+    /// Events that were meant for it. What waits counts until its filter has passed it over.
     pub accepted: u64,
+    /// Events that its filter passed over.
+    pub filtered: u64,
     /// Events that its handler was called for; with a retry policy or dead letters, that it handled.
     pub delivered: u64,
     /// Events that its overflow policy dropped.
@@ -92,7 +105,8 @@ pub struct SubscriptionStats {
     pub panicked: u64,
     /// Events that wait now.
     pub depth: u64,
-    /// How old the oldest waiting event is, in seconds; nothing where none waits. On the wire a text.
+    /// How old the oldest event is that is not finished, as far as that is known: that waits, or, with a
+    /// retry policy and the like, is tried. In seconds; nothing where there is none. On the wire a text.
     #[serde(rename = "oldest_age", serialize_with = "as_text")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, example = "1.5s"))]
     pub oldest_seconds: Option<f64>,
@@ -109,6 +123,7 @@ impl SubscriptionStats {
         let seconds = |stats: &Self| stats.mean_handler_seconds * stats.calls as f64;
         let busy = seconds(self) + seconds(other);
         self.accepted += other.accepted;
+        self.filtered += other.filtered;
         self.delivered += other.delivered;
         self.dropped += other.dropped;
         self.discarded += other.discarded;
@@ -153,13 +168,22 @@ pub(crate) struct Subscriber {
     pub(crate) nudge: Notify,
 }
 
-/// Dead letters on their way back to the handler.
+/// Events that come to the handler by another way than the ring: dead letters on their way back, and the
+/// past.
 #[derive(Default)]
 pub(crate) struct Inbox {
+    pub(crate) replay: VecDeque<Event>,
+    /// Whether the past is among the counts.
+    pub(crate) is_replay_counted: bool,
+    /// Whether the event that the past was to begin after is not kept any more.
+    pub(crate) has_gap: bool,
     /// Each with how often it has come back.
     pub(crate) letters: VecDeque<(Event, u32)>,
     pub(crate) closed: bool,
 }
+
+/// Stands in [`Counters::oldest`] where there is none.
+pub(crate) const NONE_OLDEST: i64 = i64::MAX;
 
 #[derive(Default)]
 pub(crate) struct Counters {
@@ -174,6 +198,13 @@ pub(crate) struct Counters {
     pub(crate) in_vain: AtomicU64,
     /// Dead letters that came from a subscription which this one follows.
     pub(crate) inherited: AtomicU64,
+    /// Events that were taken from the ring, and the past, that wait to be handled.
+    pub(crate) parked: AtomicU64,
+    /// Events that the filter passed over.
+    pub(crate) filtered: AtomicU64,
+    /// When the oldest event was published that was taken from the ring and is not finished, in
+    /// microseconds since 1970.
+    pub(crate) oldest: AtomicI64,
     pub(crate) busy_ns: AtomicU64,
 }
 
@@ -196,12 +227,35 @@ impl Subscriber {
             options,
             ring,
             member,
-            counters: Counters::default(),
+            counters: Counters { oldest: AtomicI64::new(NONE_OLDEST), ..Counters::default() },
             ended: CancellationToken::new(),
             abort: OnceLock::new(),
             inbox: Mutex::default(),
             nudge: Notify::new(),
         }
+    }
+
+    /// Whether its filter takes the event; the text of its panic, if it panics.
+    pub(crate) fn takes(&self, event: &Event) -> Result<bool, String> {
+        let Some(filter) = &self.options.filter else { return Ok(true) };
+        catch_unwind(AssertUnwindSafe(|| filter.takes(event)))
+            .map_err(|panic| reason_of(&runtime::panic_message(&*panic)))
+    }
+
+    /// Takes over what it wants of the past, which must be held since before it joined its ring.
+    pub(crate) fn replay_from(&self, kept: &Open<'_>) {
+        let Some(replay) = &self.options.replay else { return };
+        let mut filter = HistoryFilter::new().pattern(self.pattern.clone());
+        match replay {
+            // With a filter, which is foreign code, it is only known later which are the last.
+            Replay::Last(most) if self.options.filter.is_none() => filter = filter.limit(*most),
+            Replay::Last(_) => {}
+            Replay::Since(since) => filter = filter.since(since.clone()),
+        }
+        let (events, is_known) = kept.select(&filter);
+        let mut inbox = self.inbox();
+        inbox.replay = events.into();
+        inbox.has_gap = !is_known;
     }
 
     /// Forbids any further call of its handler.
@@ -229,14 +283,16 @@ impl Subscriber {
             hub.leave(self);
         }
         let discarded = self.member.discard(hands, &mut |entry| self.passed_over(entry));
-        let letters = {
+        let (letters, past, is_counted) = {
             let mut inbox = self.inbox();
             inbox.closed = true;
-            std::mem::take(&mut inbox.letters)
+            (std::mem::take(&mut inbox.letters), std::mem::take(&mut inbox.replay), inbox.is_replay_counted)
         };
         let returned = letters.len() as u64;
+        let passed = if is_counted { past.len() as u64 } else { 0 };
         self.counters.retrying.fetch_sub(returned, Ordering::Relaxed);
-        self.counters.discarded.fetch_add(discarded + returned, Ordering::Relaxed);
+        self.counters.parked.fetch_sub(passed, Ordering::Relaxed);
+        self.counters.discarded.fetch_add(discarded + returned + passed, Ordering::Relaxed);
         if let Some(hub) = &hub {
             hub.forget(self);
         }
@@ -261,10 +317,12 @@ impl Subscriber {
         let delivered = count(&self.counters.delivered);
         let calls = delivered + count(&self.counters.in_vain);
         let (ring, member) = (&self.ring, &self.member);
+        let filtered = count(&self.counters.filtered);
         #[expect(clippy::cast_precision_loss, reason = "a mean for people; 2^52 ns are 52 days")]
         let mean = |ns: u64, calls: u64| if calls == 0 { 0.0 } else { ns as f64 / calls as f64 / 1e9 };
         SubscriptionStats {
-            accepted: ring.accepted(member) + count(&self.counters.inherited),
+            accepted: (ring.accepted(member) + count(&self.counters.inherited)).saturating_sub(filtered),
+            filtered,
             delivered,
             dropped: ring.dropped(member),
             discarded: count(&self.counters.discarded),
@@ -274,7 +332,7 @@ impl Subscriber {
             calls,
             failed: count(&self.counters.failed),
             panicked: count(&self.counters.panicked),
-            depth: ring.depth(member),
+            depth: ring.depth(member) + count(&self.counters.parked),
             oldest_seconds: None,
             mean_handler_seconds: mean(count(&self.counters.busy_ns), calls),
         }
@@ -282,10 +340,11 @@ impl Subscriber {
 
     pub(crate) fn info(&self, now: Timestamp) -> SubscriptionInfo {
         let mut stats = self.stats();
-        stats.oldest_seconds = self
-            .ring
-            .oldest(&self.member)
-            .map(|event| now.duration_since(event.time()).as_secs_f64().max(0.0));
+        let taken = self.counters.oldest.load(Ordering::Relaxed);
+        let taken = Timestamp::from_microsecond(taken).ok().filter(|_| taken != NONE_OLDEST);
+        let waiting = self.ring.oldest(&self.member).map(|event| event.time());
+        let oldest = taken.into_iter().chain(waiting).min();
+        stats.oldest_seconds = oldest.map(|time| now.duration_since(time).as_secs_f64().max(0.0));
         SubscriptionInfo {
             id: self.id,
             name: self.name.to_string(),
@@ -297,6 +356,10 @@ impl Subscriber {
             retry: self.options.retry,
             dead_letters: self.options.keeps_failed(),
             dead_letter_topic: self.options.dead_letter_topic.clone(),
+            filter: self.options.filter.as_ref().map(ToString::to_string),
+            ordered_by: self.options.ordered_by.as_ref().map(ToString::to_string),
+            batch: self.options.batch,
+            once: self.options.once,
             stats,
         }
     }
@@ -331,6 +394,13 @@ impl Subscription {
     #[must_use]
     pub fn stats(&self) -> SubscriptionStats {
         self.subscriber.stats()
+    }
+
+    /// Whether a replay could not go on from the event that it named, since that is no longer kept: events may
+    /// be missing before the first.
+    #[must_use]
+    pub fn has_gap(&self) -> bool {
+        self.subscriber.inbox().has_gap
     }
 
     /// Ends the subscription: no further call of its handler begins; what waits is discarded and counted.

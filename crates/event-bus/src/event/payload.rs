@@ -2,7 +2,7 @@
 
 use std::any::{Any, type_name};
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -25,20 +25,26 @@ pub(crate) enum Payload {
     Json(Value),
     /// Bytes of another content type, as CloudEvents carries them in JSON: base64 text.
     Base64(Value),
-    Typed(Box<dyn Typed>),
+    Typed(Arc<dyn Typed>),
     /// The payload of another event.
     Shared(Event),
 }
 
 /// A value that crosses the process as it is.
-pub(crate) trait Typed: Send + Sync + 'static {
+pub(crate) trait Typed: Any + Send + Sync {
     fn as_any(&self) -> &dyn Any;
     fn json(&self) -> Result<&Value, PayloadError>;
 }
 
-struct TypedPayload<T> {
+pub(crate) struct TypedPayload<T> {
     value: T,
     json: OnceLock<Result<Value, PayloadError>>,
+}
+
+impl<T> TypedPayload<T> {
+    pub(crate) fn value(&self) -> &T {
+        &self.value
+    }
 }
 
 impl<T: Serialize + Send + Sync + 'static> Typed for TypedPayload<T> {
@@ -59,7 +65,7 @@ impl<T: Serialize + Send + Sync + 'static> Typed for TypedPayload<T> {
 
 impl Payload {
     pub(crate) fn typed<T: Serialize + Send + Sync + 'static>(value: T) -> Self {
-        Self::Typed(Box::new(TypedPayload { value, json: OnceLock::new() }))
+        Self::Typed(Arc::new(TypedPayload { value, json: OnceLock::new() }))
     }
 
     /// The payload itself, where it is shared.
@@ -94,6 +100,13 @@ impl Payload {
             Self::Shared(event) => event.payload().downcast(),
             Self::None | Self::Json(_) | Self::Base64(_) => None,
         }
+    }
+
+    /// The payload as it was published, to be kept.
+    pub(crate) fn downcast_arc<T: Send + Sync + 'static>(&self) -> Option<Arc<TypedPayload<T>>> {
+        let Self::Typed(typed) = self.own() else { return None };
+        let typed: Arc<dyn Any + Send + Sync> = typed.clone();
+        typed.downcast().ok()
     }
 
     /// About how many bytes the payload has as JSON text. A typed payload counts nothing: its size in

@@ -6,9 +6,11 @@
     reason = "helpers of tests are tests, which clippy does not see"
 )]
 
+mod contract;
 mod delivery;
 mod failures;
 mod promises;
+mod replay;
 mod requests;
 mod streams;
 mod support;
