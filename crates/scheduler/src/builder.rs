@@ -33,6 +33,11 @@ pub struct SchedulerConfig {
     pub max_tasks: usize,
     /// How many records of runs are kept.
     pub max_records: usize,
+    /// How many of them one task may have.
+    pub max_records_per_task: usize,
+    /// How long after the end of a run its record is kept.
+    #[serde(with = "runtime::duration_text")]
+    pub record_retention: Duration,
     /// How many runs of one task may wait for each other under `overlap: queue_all`.
     pub max_queued_runs: usize,
     /// How long one attempt may take where the task does not say.
@@ -47,6 +52,8 @@ impl Default for SchedulerConfig {
             max_concurrent_tasks: 10_000,
             max_tasks: 5_000_000,
             max_records: 100_000,
+            max_records_per_task: 1000,
+            record_retention: Duration::from_secs(30 * 24 * 3600),
             max_queued_runs: 1000,
             default_timeout: Duration::from_secs(24 * 3600),
         }
@@ -64,6 +71,7 @@ impl SchedulerConfig {
             ("max_concurrent_tasks", self.max_concurrent_tasks),
             ("max_tasks", self.max_tasks),
             ("max_records", self.max_records),
+            ("max_records_per_task", self.max_records_per_task),
             ("max_queued_runs", self.max_queued_runs),
         ] {
             // Places are counted in 32 bits.
@@ -72,9 +80,13 @@ impl SchedulerConfig {
                 return Err(BuildError::Invalid { field: field.to_owned(), detail });
             }
         }
-        if self.default_timeout.is_zero() {
-            let detail = "must be 1ms or more".to_owned();
-            return Err(BuildError::Invalid { field: "default_timeout".to_owned(), detail });
+        for (field, span) in
+            [("default_timeout", self.default_timeout), ("record_retention", self.record_retention)]
+        {
+            if span.is_zero() {
+                let detail = "must be 1ms or more".to_owned();
+                return Err(BuildError::Invalid { field: field.to_owned(), detail });
+            }
         }
         Ok(())
     }

@@ -10,28 +10,34 @@ use std::sync::Arc;
 use crate::builder::SchedulerConfig;
 use crate::def::Def;
 use crate::executor::{ExecutorKey, ExecutorRegistry, Registration, RunCell};
-use crate::history::{History, Note, Record};
+use crate::history::{History, Note, Record, SkipReason};
 use crate::id::RunId;
 use crate::notice::{Notice, NoticeKind};
 use crate::persist::Owned;
+use crate::rare::Rare;
 use crate::schedule::{Micros, NEVER};
 use crate::stats::Stats;
 use crate::timer::{Entry, Kind, Timer};
+use crate::upstream::Caused;
 use crate::view::{RunOrigin, RunOutcome, TaskStatus};
 
+mod backfill;
 mod control;
 mod depend;
+mod failures;
 mod finish;
 mod fire;
 mod index;
 mod query;
 mod stored;
 mod table;
+mod why;
 
+pub(crate) use backfill::{BackfillGround, BackfillPlan};
 pub(crate) use control::{Action, Insert};
-pub(crate) use finish::Ended;
+pub(crate) use finish::{Ended, Output};
 pub(crate) use fire::Launch;
-pub(crate) use query::{Filter, Search, TaskSnapshot};
+pub(crate) use query::{Filter, RunSearch, Search, TaskSnapshot};
 pub(crate) use stored::{Pending, Then};
 
 use index::Index;
@@ -60,6 +66,8 @@ pub(crate) mod flag {
     pub(crate) const HAS_DEPENDENTS: u16 = 1 << 7;
     /// Its next time is reckoned from the end of the run under way.
     pub(crate) const AWAITS_END: u16 = 1 << 8;
+    /// Was due while its executor was absent.
+    pub(crate) const WAITED_EXECUTOR: u16 = 1 << 9;
 
     /// Not to be started by its schedule.
     pub(crate) const AT_REST: u16 = PAUSED | SUSPENDED | CANCELED | HELD;
@@ -99,8 +107,31 @@ pub(crate) struct Side {
     pub(crate) last_error: Option<Box<str>>,
     /// Runs that wait for an earlier one of the same task.
     pub(crate) queue: VecDeque<Ready>,
-    /// Which of the tasks that it runs after have run, a bit for each.
-    pub(crate) after_met: u64,
+    /// How many runs in a row have failed.
+    pub(crate) failures: u32,
+    pub(crate) rare: Option<Box<Rare>>,
+}
+
+impl Side {
+    pub(crate) fn rare_mut(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+}
+
+/// What makes a run happen, and what it gets.
+#[derive(Debug, Clone)]
+pub(crate) struct Cause {
+    pub(crate) origin: RunOrigin,
+    /// In place of the task's own.
+    pub(crate) payload: Option<Arc<str>>,
+    /// The runs of other tasks that let this one go.
+    pub(crate) by: Option<Arc<Caused>>,
+}
+
+impl Cause {
+    pub(crate) const fn of(origin: RunOrigin) -> Self {
+        Self { origin, payload: None, by: None }
+    }
 }
 
 /// A run that may start as soon as there is room.
@@ -112,8 +143,7 @@ pub(crate) struct Ready {
     pub(crate) record: u64,
     pub(crate) scheduled: Micros,
     pub(crate) due: Micros,
-    pub(crate) origin: RunOrigin,
-    pub(crate) payload: Option<Arc<str>>,
+    pub(crate) cause: Cause,
 }
 
 impl PartialEq for Ready {
@@ -152,6 +182,8 @@ pub(crate) struct Active {
     pub(crate) attempt: u16,
     /// Whether its start has been told.
     pub(crate) told: bool,
+    /// Whether it has been told that it does not yield.
+    pub(crate) told_stuck: bool,
 }
 
 /// A group's runs.
@@ -204,6 +236,8 @@ pub(crate) struct Core {
     last_trigger: Micros,
     /// The time at the latest call that brought one.
     last_seen: Micros,
+    /// When this scheduler began.
+    pub(crate) begun: Micros,
     ids: RunIds,
     /// Which shards this node holds; none where there is no store.
     pub(crate) owned: Option<Owned>,
@@ -243,7 +277,7 @@ impl Core {
             table: Table::default(),
             index: Index::new(),
             timer: Timer::new(now),
-            history: History::new(config.max_records),
+            history: History::new(&config),
             active: Vec::new(),
             active_free: Vec::new(),
             active_count: 0,
@@ -266,6 +300,7 @@ impl Core {
             last_unique: now,
             last_trigger: Micros::MIN,
             last_seen: now,
+            begun: now,
             ids,
             owned: None,
             pending: VecDeque::new(),
@@ -366,9 +401,17 @@ impl Core {
         times: u64,
         note: Option<Note>,
     ) -> u64 {
+        self.make_room(scheduled);
         let Some(slot) = self.table.get_mut(task) else { return 0 };
+        let is_once = slot.def.as_ref().is_some_and(|def| def.schedule.is_once());
+        let nth = match self.history.get(slot.last_record) {
+            _ if is_once => 0,
+            Some(last) => last.nth.saturating_add(1),
+            None => 1,
+        };
         let record = Record {
             previous: slot.last_record,
+            nth,
             scheduled,
             started,
             ended: NEVER,
@@ -385,30 +428,49 @@ impl Core {
         number
     }
 
+    /// Gives up records that are over a bound. The latest few of a task that runs again and again outlive
+    /// those of busier tasks.
+    fn make_room(&mut self, now: Micros) {
+        while let Some((number, record)) = self.history.evict(now) {
+            if record.nth == 0 {
+                continue;
+            }
+            let slot = self.table.get(record.task).filter(|slot| slot.created == record.incarnation);
+            let Some(slot) = slot else { continue };
+            let newest = match self.history.get(slot.last_record) {
+                Some(newest) => newest.nth,
+                None if slot.last_record == number => record.nth,
+                None => continue,
+            };
+            self.history.keep(number, record, newest);
+        }
+    }
+
     /// Records that a run does not take place.
     fn skip(
         &mut self,
         task: u32,
-        origin: RunOrigin,
+        cause: &Cause,
         scheduled: Micros,
         now: Micros,
         times: u64,
-        reason: impl Into<Box<str>>,
+        reason: SkipReason,
     ) -> u64 {
-        let reason = reason.into();
-        let note = Note { skip_reason: Some(reason.clone()), ..Note::default() };
+        let SkipReason { kind, text: reason } = reason;
+        let origin = cause.origin;
+        let note = Note { skip_reason: Some(reason.clone()), caused: cause.by.clone(), ..Note::default() };
         let number = self.open_record(task, origin, RunOutcome::Skipped, scheduled, NEVER, times, Some(note));
         if let Some(record) = self.history.get_mut(number) {
             record.ended = now;
             record.attempt = 0;
         }
-        self.stats.skipped += times;
+        self.stats.skip(kind, times);
         self.store_run(task, number);
         self.tell_run(task, NoticeKind::Skipped, number, scheduled, now, 0, origin, Some(reason));
         number
     }
 
-    fn tell_task(&mut self, task: u32, kind: NoticeKind, now: Micros) {
+    fn tell_task(&mut self, task: u32, kind: NoticeKind, now: Micros, text: Option<Box<str>>) {
         if !self.tells {
             return;
         }
@@ -422,7 +484,7 @@ impl Core {
                 started: NEVER,
                 attempt: 0,
                 origin: RunOrigin::Schedule,
-                text: None,
+                text,
             });
         }
     }

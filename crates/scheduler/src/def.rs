@@ -12,7 +12,10 @@ use crate::id::is_task_id;
 use crate::planner::RUN_ALL_LIMIT_MAX;
 use crate::schedule::admit::{Admitted, SPAN_MIN, admit};
 use crate::schedule::{Bounds, Micros, NEVER, Schedule, timestamp};
-use crate::spec::{After, DEFAULT_EXECUTOR, Group, Misfire, Overlap, Retry, ScheduleSpec, TaskSpec};
+use crate::spec::{
+    After, DEFAULT_EXECUTOR, FailureBackoff, Group, Misfire, Overlap, Retry, ScheduleSpec, TaskSpec,
+};
+use crate::upstream::is_pointer;
 
 /// A task's definition. There is one allocation for it; what is rarely said stands in a second one.
 #[derive(Debug)]
@@ -46,6 +49,9 @@ pub(crate) struct Policy {
     pub(crate) end: Micros,
     pub(crate) jitter: Micros,
     pub(crate) owner: Option<Box<str>>,
+    /// After how many failures in a row the task is paused; zero for never.
+    pub(crate) pause_after_failures: u32,
+    pub(crate) failure_backoff: Option<FailureBackoff>,
 }
 
 impl Default for Policy {
@@ -63,6 +69,8 @@ impl Default for Policy {
             end: NEVER,
             jitter: 0,
             owner: None,
+            pause_after_failures: 0,
+            failure_backoff: None,
         }
     }
 }
@@ -78,6 +86,9 @@ const GROUP_LIMIT_MAX: u32 = 100_000;
 const TIMEOUT_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 const BACKOFF_MAX: Duration = Duration::from_secs(24 * 3600);
 const ATTEMPTS_MAX: u32 = 100;
+const FAILURES_MAX: u32 = 1000;
+const FAILURE_DELAY_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+const POINTER_LEN_MAX: usize = 256;
 
 impl Def {
     /// Checks a definition that is given at `now`.
@@ -140,6 +151,11 @@ impl Def {
             end: timing.end,
             jitter: timing.jitter,
             owner: owner.map(Into::into),
+            pause_after_failures: checked_pause(spec, &timing)?,
+            failure_backoff: spec
+                .failure_backoff
+                .map(|it| checked_failure_backoff(it, &timing))
+                .transpose()?,
         };
         Ok(Self {
             id: spec.id.as_str().into(),
@@ -185,6 +201,15 @@ impl Def {
 
     pub(crate) fn after(&self) -> &[After] {
         self.policy.as_ref().map_or(&[], |policy| &policy.after)
+    }
+
+    /// After how many failures in a row the task is paused.
+    pub(crate) fn pause_after_failures(&self) -> Option<u32> {
+        self.policy.as_ref().map(|policy| policy.pause_after_failures).filter(|failures| *failures > 0)
+    }
+
+    pub(crate) fn failure_backoff(&self) -> Option<&FailureBackoff> {
+        self.policy.as_ref().and_then(|policy| policy.failure_backoff.as_ref())
     }
 
     pub(crate) fn owner(&self) -> Option<&str> {
@@ -239,6 +264,8 @@ impl Def {
             priority: i16::from(self.priority),
             group: policy.group,
             after: policy.after.into_vec(),
+            pause_after_failures: (policy.pause_after_failures > 0).then_some(policy.pause_after_failures),
+            failure_backoff: policy.failure_backoff,
             metadata: policy.metadata.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default(),
         }
     }
@@ -316,6 +343,35 @@ fn checked_timeout(timeout: DurationText) -> Result<Duration, TaskError> {
     }
 }
 
+fn checked_pause(spec: &TaskSpec, timing: &Admitted) -> Result<u32, TaskError> {
+    let field = "pause_after_failures";
+    match spec.pause_after_failures {
+        None => Ok(0),
+        Some(_) if timing.schedule.is_once() => {
+            Err(TaskError::invalid(field, "goes with a task that runs more than once"))
+        }
+        Some(failures) if (1..=FAILURES_MAX).contains(&failures) => Ok(failures),
+        Some(_) => Err(TaskError::invalid(field, "must be from 1 to 1000")),
+    }
+}
+
+fn checked_failure_backoff(backoff: FailureBackoff, timing: &Admitted) -> Result<FailureBackoff, TaskError> {
+    let refuse = |field: &str, detail: &str| Err(TaskError::invalid(field, detail));
+    if timing.schedule.is_once() || matches!(timing.schedule, Schedule::Dependent) {
+        return refuse("failure_backoff", "goes with a schedule that recurs");
+    }
+    if !(SPAN_MIN..=BACKOFF_MAX).contains(&backoff.delay.0) {
+        return refuse("failure_backoff.delay", "must be from 1ms to 1 day");
+    }
+    if !(1.0..=10.0).contains(&backoff.factor) {
+        return refuse("failure_backoff.factor", "must be from 1 to 10");
+    }
+    if !(backoff.delay.0..=FAILURE_DELAY_MAX).contains(&backoff.max_delay.0) {
+        return refuse("failure_backoff.max_delay", "must be from `delay` to 30 days");
+    }
+    Ok(backoff)
+}
+
 fn checked_group(group: Group) -> Result<Group, TaskError> {
     if !is_task_id(&group.name) {
         return Err(TaskError::invalid("group.name", "must be 1 to 128 of `A-Za-z0-9._:-`"));
@@ -340,6 +396,12 @@ fn checked_after(spec: &TaskSpec) -> Result<Box<[After]>, TaskError> {
         }
         if spec.after.iter().take(at).any(|earlier| earlier.task == edge.task) {
             return Err(TaskError::invalid(field, format!("names `{}` twice", edge.task)));
+        }
+        if let Some(into) = &edge.into
+            && (into.len() > POINTER_LEN_MAX || !is_pointer(into))
+        {
+            let detail = "must be a JSON Pointer such as `/order`, of 256 bytes or less";
+            return Err(TaskError::invalid(format!("after[{at}].into"), detail));
         }
     }
     Ok(spec.after.clone().into())

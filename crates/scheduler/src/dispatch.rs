@@ -12,11 +12,11 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use runtime::{CancellationToken, panic_message};
+use runtime::{CancellationToken, SharedClock, panic_message};
 use tracing::{Instrument, debug, debug_span, warn};
 
-use crate::core::{Ended, Launch};
-use crate::executor::{Entered, Registration, RunContext, RunError, RunOutput};
+use crate::core::{Ended, Launch, Output};
+use crate::executor::{Entered, Registration, RunCell, RunContext, RunError, RunOutput};
 use crate::schedule::{Micros, NEVER, floor_micros, timestamp};
 use crate::scheduler::Inner;
 
@@ -150,6 +150,7 @@ fn begin(inner: &Arc<Inner>, launch: Launch, started: Micros, done: &mut Vec<Don
         return started;
     };
     let context = RunContext { run: Arc::clone(&cell) };
+    cell.polled_since.store(started, Ordering::Relaxed);
     let span = debug_span!("run", task = context.task_id(), run = %context.run_id(), attempt = cell.attempt);
     let polled = span.in_scope(|| {
         catch_unwind(AssertUnwindSafe(|| {
@@ -160,6 +161,7 @@ fn begin(inner: &Arc<Inner>, launch: Launch, started: Micros, done: &mut Vec<Don
             }
         }))
     });
+    cell.polled_since.store(0, Ordering::Relaxed);
     let at = floor_micros(inner.clock.now()).max(started);
     match polled {
         Ok(Ok(result)) => done.push(Done { run, ended: ended(result), started, at }),
@@ -168,6 +170,7 @@ fn begin(inner: &Arc<Inner>, launch: Launch, started: Micros, done: &mut Vec<Don
             inner.core().started(run, started);
             let inner = Arc::clone(inner);
             let tracker = inner.runs.clone();
+            let future = watched(future, Arc::clone(&cell), Arc::clone(&inner.clock));
             // A waker that does nothing was registered above; the spawned task polls again at once.
             let rest = async move {
                 let cancel = &cell.cancel;
@@ -194,20 +197,33 @@ fn begin(inner: &Arc<Inner>, launch: Launch, started: Micros, done: &mut Vec<Don
     at
 }
 
+/// Notes while the run's code has the thread.
+async fn watched(
+    mut future: RunFuture,
+    cell: Arc<RunCell>,
+    clock: SharedClock,
+) -> Result<RunOutput, RunError> {
+    std::future::poll_fn(move |context| {
+        cell.polled_since.store(floor_micros(clock.now()), Ordering::Relaxed);
+        let polled = future.as_mut().poll(context);
+        cell.polled_since.store(0, Ordering::Relaxed);
+        polled
+    })
+    .await
+}
+
 async fn execute(entered: Entered, context: RunContext) -> Result<RunOutput, RunError> {
     entered.executor().execute(context).await
 }
 
 fn ended(result: Result<RunOutput, RunError>) -> Ended {
     match result {
-        Ok(output) => Ended::Completed(output.0.map(|output| {
+        Ok(RunOutput(None)) => Ended::Completed(Output::None),
+        Ok(RunOutput(Some(output))) => {
             let text = output.to_string();
-            if text.len() > OUTPUT_BYTES_MAX {
-                r#""(left out: more than 4 KiB)""#.into()
-            } else {
-                text.into()
-            }
-        })),
+            let is_kept = text.len() <= OUTPUT_BYTES_MAX;
+            Ended::Completed(if is_kept { Output::Json(text.into()) } else { Output::TooLarge })
+        }
         Err(error) => {
             let is_permanent = error.is_permanent();
             let text: String = error.to_string().chars().take(ERROR_CHARS_MAX).collect();

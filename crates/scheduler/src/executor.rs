@@ -1,7 +1,7 @@
 //! What runs a task: the port, what a run is given, and the registry of names.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use crate::def::Def;
 use crate::id::RunId;
 use crate::schedule::{Micros, timestamp};
+use crate::upstream::{Caused, UpstreamRun};
 use crate::view::{ExecutorInfo, RunOrigin};
 
 /// What runs tasks. Registered under a name with [`ExecutorRegistry::register`].
@@ -152,7 +153,18 @@ pub(crate) struct RunCell {
     pub(crate) scheduled: Micros,
     pub(crate) attempt: u16,
     pub(crate) origin: RunOrigin,
+    /// The runs of other tasks that let it go.
+    pub(crate) by: Option<Arc<Caused>>,
     pub(crate) cancel: CancelFlag,
+    /// Since when its code runs without having yielded; zero while it waits.
+    pub(crate) polled_since: AtomicI64,
+}
+
+impl RunCell {
+    /// The first run of the chain that this one belongs to.
+    pub(crate) fn chain(&self) -> RunId {
+        self.by.as_ref().map_or(self.id, |by| by.chain)
+    }
 }
 
 /// A flag that can be waited for; much smaller than a cancellation token, since there is one for each run.
@@ -236,6 +248,19 @@ impl RunContext {
     #[must_use]
     pub fn origin(&self) -> RunOrigin {
         self.run.origin
+    }
+
+    /// The first run of the chain that this one belongs to: this one, if no other run let it go.
+    #[must_use]
+    pub fn chain(&self) -> RunId {
+        self.run.chain()
+    }
+
+    /// The runs of other tasks that let this one go, in the order of the task's `after`. Nothing for a run
+    /// that was triggered, or is of a backfill.
+    #[must_use]
+    pub fn upstream(&self) -> &[Arc<UpstreamRun>] {
+        self.run.by.as_ref().map_or(&[], |by| &by.by)
     }
 
     /// The task's payload, null if it has none.

@@ -1,11 +1,16 @@
 //! The records of runs: one bounded ring for all tasks.
 //!
 //! A record takes its place when its run begins to exist and names the task's record before it, so that
-//! the history of a task is a walk along its own chain, and costs a task that has none nothing.
+//! the history of a task is a walk along its own chain, and costs a task that has none nothing. The latest
+//! few records of a recurring task are kept past the ring, so that one that runs each second does not take
+//! away what is known of one that runs each month.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
-use crate::schedule::Micros;
+use crate::builder::SchedulerConfig;
+use crate::schedule::{Micros, span_micros};
+use crate::upstream::Caused;
 use crate::view::{RunOrigin, RunOutcome};
 
 /// What is known about a run.
@@ -20,6 +25,8 @@ pub(crate) struct Record {
     pub(crate) incarnation: Micros,
     pub(crate) task: u32,
     pub(crate) times: u32,
+    /// Which of its task's records this is; zero for a task that runs once only.
+    pub(crate) nth: u32,
     pub(crate) attempt: u16,
     pub(crate) outcome: RunOutcome,
     pub(crate) origin: RunOrigin,
@@ -33,6 +40,42 @@ pub(crate) struct Note {
     pub(crate) skip_reason: Option<Box<str>>,
     /// As JSON.
     pub(crate) output: Option<Box<str>>,
+    /// The runs of other tasks that let this one go.
+    pub(crate) caused: Option<Arc<Caused>>,
+}
+
+/// What keeps a run from taking place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SkipKind {
+    Overlap,
+    Misfire,
+    Dependency,
+    Backoff,
+}
+
+impl SkipKind {
+    pub(crate) const ALL: [Self; 4] = [Self::Overlap, Self::Misfire, Self::Dependency, Self::Backoff];
+
+    /// What the reasons of this kind begin with.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Overlap => "overlap",
+            Self::Misfire => "missed",
+            Self::Dependency => "dependency",
+            Self::Backoff => "backoff",
+        }
+    }
+
+    pub(crate) fn because(self, detail: impl std::fmt::Display) -> SkipReason {
+        SkipReason { kind: self, text: format!("{}: {detail}", self.as_str()).into() }
+    }
+}
+
+/// Why a run does not take place.
+#[derive(Debug, Clone)]
+pub(crate) struct SkipReason {
+    pub(crate) kind: SkipKind,
+    pub(crate) text: Box<str>,
 }
 
 /// The bounded ring.
@@ -42,39 +85,96 @@ pub(crate) struct History {
     first: u64,
     ring: VecDeque<Record>,
     records_max: usize,
+    per_task_max: u32,
+    /// How long after its end a record is kept.
+    age_max: Micros,
     /// Records of runs that the ring has passed while they were under way.
     aged: BTreeMap<u64, Record>,
     /// Up to where they have been gone through for ended ones.
     swept: u64,
+    /// The latest few records of recurring tasks that the ring has passed; as many as the ring at the most.
+    kept: BTreeMap<u64, Record>,
 }
 
 /// How many ended ones of these are kept.
 const AGED_MAX: usize = 4096;
+/// How many records of one recurring task outlive the ring.
+const KEPT_PER_TASK: u32 = 5;
+/// How many records a new one pushes out by their age: more than one, so that they go sooner than they come.
+const EXPIRE_MAX: usize = 4;
 
 impl History {
-    pub(crate) fn new(records_max: usize) -> Self {
+    pub(crate) fn new(config: &SchedulerConfig) -> Self {
         Self {
             first: 1,
             ring: VecDeque::new(),
-            records_max: records_max.max(1),
+            records_max: config.max_records.max(1),
+            per_task_max: u32::try_from(config.max_records_per_task).unwrap_or(u32::MAX),
+            age_max: span_micros(config.record_retention),
             aged: BTreeMap::new(),
             swept: 0,
+            kept: BTreeMap::new(),
         }
     }
 
-    /// Takes a record in, and tells its number.
-    pub(crate) fn push(&mut self, record: Record) -> u64 {
-        if self.ring.len() >= self.records_max
-            && let Some(oldest) = self.ring.pop_front()
-        {
-            if !oldest.outcome.is_final() {
-                self.aged.insert(self.first, oldest);
+    /// Makes room for one more: takes a record out that has ended, if there are too many, and drops some of
+    /// those that are too old.
+    pub(crate) fn evict(&mut self, now: Micros) -> Option<(u64, Record)> {
+        for _ in 0..EXPIRE_MAX {
+            if self.ring.front().is_none_or(|oldest| !self.is_expired(oldest, now)) {
+                break;
             }
+            self.ring.pop_front();
+            self.first += 1;
+        }
+        while self.kept.first_key_value().is_some_and(|(_, oldest)| self.is_expired(oldest, now)) {
+            self.kept.pop_first();
+        }
+        while self.ring.len() >= self.records_max {
+            let oldest = self.ring.pop_front()?;
+            let number = self.first;
             self.first += 1;
             if self.aged.len() > AGED_MAX {
                 self.sweep_aged();
             }
+            if oldest.outcome.is_final() {
+                return Some((number, oldest));
+            }
+            self.aged.insert(number, oldest);
         }
+        None
+    }
+
+    /// Keeps a record past the ring, if it is among the latest few of its task, whose newest is the
+    /// `newest`-th.
+    pub(crate) fn keep(&mut self, number: u64, record: Record, newest: u32) {
+        // Those before it that are not among the latest any more.
+        let mut previous = record.previous;
+        let mut stale = [0; KEPT_PER_TASK as usize];
+        for stale in &mut stale {
+            let Some(before) = self.kept.get(&previous) else { break };
+            if newest.wrapping_sub(before.nth) >= KEPT_PER_TASK {
+                *stale = previous;
+            }
+            previous = before.previous;
+        }
+        for number in stale {
+            self.kept.remove(&number);
+        }
+        if newest.wrapping_sub(record.nth) < KEPT_PER_TASK {
+            self.kept.insert(number, record);
+            if self.kept.len() > self.records_max {
+                self.kept.pop_first();
+            }
+        }
+    }
+
+    fn is_expired(&self, record: &Record, now: Micros) -> bool {
+        record.outcome.is_final() && record.ended < now.saturating_sub(self.age_max)
+    }
+
+    /// Takes a record in, and tells its number. There is room: see [`History::evict`].
+    pub(crate) fn push(&mut self, record: Record) -> u64 {
         self.ring.push_back(record);
         self.first + self.ring.len() as u64 - 1
     }
@@ -101,7 +201,7 @@ impl History {
     pub(crate) fn get(&self, number: u64) -> Option<&Record> {
         match number.checked_sub(self.first) {
             Some(at) => self.ring.get(usize::try_from(at).ok()?),
-            None => self.aged.get(&number),
+            None => self.aged.get(&number).or_else(|| self.kept.get(&number)),
         }
     }
 
@@ -110,6 +210,35 @@ impl History {
             Some(at) => self.ring.get_mut(usize::try_from(at).ok()?),
             None => self.aged.get_mut(&number),
         }
+    }
+
+    /// The records of the chain that are within the bounds of one task.
+    pub(crate) fn visible(&self, number: u64, now: Micros) -> impl Iterator<Item = (u64, &Record)> {
+        self.chain(number)
+            .take(self.per_task_max as usize)
+            .filter(move |(_, record)| !self.is_expired(record, now))
+    }
+
+    /// The newest record below a number.
+    pub(crate) fn newest_below(&self, below: u64) -> Option<(u64, &Record)> {
+        let end = self.first + self.ring.len() as u64;
+        if below > self.first && end > self.first {
+            let number = below.min(end) - 1;
+            return self.get(number).map(|record| (number, record));
+        }
+        let aged = self.aged.range(..below).next_back();
+        let kept = self.kept.range(..below).next_back();
+        let (number, record) = match (aged, kept) {
+            (Some(aged), Some(kept)) => {
+                if aged.0 > kept.0 {
+                    aged
+                } else {
+                    kept
+                }
+            }
+            (one, other) => one.or(other)?,
+        };
+        Some((*number, record))
     }
 
     /// The chain that begins at `number`, newest first, with the numbers.
@@ -137,6 +266,7 @@ mod tests {
             incarnation: 0,
             task: 0,
             times: 1,
+            nth: 1,
             attempt: 1,
             outcome,
             origin: RunOrigin::Schedule,
@@ -144,13 +274,22 @@ mod tests {
         }
     }
 
+    fn history(max_records: usize) -> History {
+        History::new(&SchedulerConfig { max_records, ..SchedulerConfig::default() })
+    }
+
+    fn push(history: &mut History, record: Record) -> u64 {
+        while history.evict(0).is_some() {}
+        history.push(record)
+    }
+
     #[test]
     fn the_ring_is_bounded_and_keeps_what_is_under_way() {
-        let mut history = History::new(3);
-        let running = history.push(record(0, RunOutcome::Running));
+        let mut history = history(3);
+        let running = push(&mut history, record(0, RunOutcome::Running));
         let mut last = running;
         for _ in 0..5 {
-            last = history.push(record(last, RunOutcome::Completed));
+            last = push(&mut history, record(last, RunOutcome::Completed));
         }
         assert_eq!(history.chain(last).map(|(number, _)| number).collect::<Vec<_>>(), [6, 5, 4]);
         assert_eq!(history.get(running).unwrap().outcome, RunOutcome::Running);
@@ -167,13 +306,14 @@ mod tests {
 
     #[test]
     fn ended_ones_among_the_aged_are_bounded_while_many_wait() {
-        let mut history = History::new(1);
-        let waiting: Vec<u64> = (0..5000).map(|_| history.push(record(0, RunOutcome::Queued))).collect();
+        let mut history = history(1);
+        let waiting: Vec<u64> =
+            (0..5000).map(|_| push(&mut history, record(0, RunOutcome::Queued))).collect();
         for number in waiting.iter().skip(1).step_by(2) {
             history.get_mut(*number).unwrap().outcome = RunOutcome::Completed;
         }
         for _ in 0..2000 {
-            history.push(record(0, RunOutcome::Completed));
+            push(&mut history, record(0, RunOutcome::Completed));
         }
         assert!(history.aged.len() <= AGED_MAX, "{}", history.aged.len());
         assert!(waiting.iter().step_by(2).all(|number| history.get(*number).is_some()));

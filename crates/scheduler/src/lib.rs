@@ -82,13 +82,16 @@ mod planner;
 #[cfg(feature = "plugin")]
 mod plugin;
 mod publish;
+mod rare;
 mod schedule;
 mod scheduler;
 mod spec;
 mod stats;
 pub mod store;
 mod timer;
+mod upstream;
 mod view;
+mod why;
 
 pub use builder::{BuildError, SchedulerBuilder, SchedulerConfig};
 pub use coordinator::{Assignment, Coordinator, CoordinatorError, Grant, Membership, MemoryCoordinator};
@@ -101,15 +104,19 @@ pub use id::{ParseRunIdError, RunId};
 #[cfg(feature = "plugin")]
 pub use plugin::{PluginTasks, SCHEDULER, SchedulerPlugin};
 pub use publish::TaskEvent;
+pub use rare::{RareState, Rest};
 pub use scheduler::{Scheduler, StopReport};
 pub use spec::{
-    After, AfterCondition, Group, IntervalMode, Misfire, MisfirePolicy, Overlap, Retry, ScheduleKind,
-    ScheduleSpec, TaskSpec, TaskSpec as Task,
+    After, AfterCondition, FailureBackoff, Group, IntervalMode, Misfire, MisfirePolicy, Overlap, Retry,
+    ScheduleKind, ScheduleSpec, TaskSpec, TaskSpec as Task,
 };
 pub use store::{
     Change, Commit, MemoryTaskStore, RunKey, StoreError, StoredTask, TaskState, TaskStore, shard_of,
 };
+pub use upstream::UpstreamRun;
 pub use view::{
-    ClusterStatus, ExecutorInfo, Lateness, Page, Paged, ParseTaskStatusError, RunOrigin, RunOutcome,
-    RunTotals, RunView, SchedulerStatus, StoreStatus, TaskFilter, TaskStatus, TaskView,
+    BackfillReport, BackfillRequest, ClusterStatus, ExecutorInfo, Lateness, Page, Paged,
+    ParseRunOutcomeError, ParseTaskStatusError, RunFilter, RunOrigin, RunOutcome, RunTotals, RunView,
+    SchedulerStatus, StoreStatus, TaskFilter, TaskStatus, TaskView,
 };
+pub use why::{Why, WhyAnswer};

@@ -22,6 +22,17 @@ pub(crate) struct Missed {
     pub(crate) at_least: bool,
 }
 
+impl Missed {
+    /// How many, in words.
+    pub(crate) fn times_text(self) -> String {
+        match (self.times, self.at_least) {
+            (1, _) => "1 time".to_owned(),
+            (times, false) => format!("{times} times"),
+            (times, true) => format!("{times} times or more"),
+        }
+    }
+}
+
 /// What is to be done about a task that is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Plan {
@@ -90,7 +101,12 @@ pub(crate) fn plan(
 }
 
 /// How many times lie in `[from, until]`.
-fn count_missed(schedule: &Schedule, bounds: &Bounds, from: Micros, until: Micros) -> Option<Missed> {
+pub(crate) fn count_missed(
+    schedule: &Schedule,
+    bounds: &Bounds,
+    from: Micros,
+    until: Micros,
+) -> Option<Missed> {
     if until < from {
         return None;
     }

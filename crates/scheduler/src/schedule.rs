@@ -139,6 +139,11 @@ impl Schedule {
         matches!(self, Self::Delay { .. })
     }
 
+    /// Whether no time is known before the one before has ended.
+    pub(crate) const fn has_no_times(&self) -> bool {
+        matches!(self, Self::Dependent | Self::Delay { .. })
+    }
+
     /// Whether there is one time only.
     pub(crate) const fn is_once(&self) -> bool {
         matches!(self, Self::OnceAt(_) | Self::OnceAfter(_))

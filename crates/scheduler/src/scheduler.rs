@@ -16,6 +16,7 @@ use crate::def::{Def, payload_text};
 use crate::dispatch::{drive, work};
 use crate::error::TaskError;
 use crate::executor::{ExecutorGuard, ExecutorRegistry};
+use crate::history::SkipKind;
 use crate::persist::Keeper;
 use crate::publish::{BATCH, Teller};
 use crate::schedule::{Micros, floor_micros, timestamp};
@@ -23,6 +24,7 @@ use crate::spec::TaskSpec;
 use crate::store::{Change, StoreError};
 use crate::view::{ExecutorInfo, RunView, TaskStatus, TaskView};
 
+mod backfill;
 mod owned;
 mod query;
 
@@ -393,7 +395,7 @@ impl Scheduler {
                 id,
                 {
                     let name = name.clone();
-                    move |core| core.preview_control(&name, action)
+                    move |core| core.preview_control(&name, action, now)
                 },
                 move |core| {
                     let task = match action {
@@ -469,10 +471,19 @@ impl Scheduler {
     /// Hands what has been counted to the metrics facade; before each scrape, say.
     pub fn report_metrics(&self) {
         let inner = &self.inner;
-        let (counts, (lateness, executors)) = {
+        let now = inner.now();
+        let (counts, (lateness, executors), skipped, pauses, stuck) = {
             let mut core = inner.core();
-            (TaskStatus::ALL.map(|status| (status, core.table.count(status))), core.stats.take_report())
+            let counts = TaskStatus::ALL.map(|status| (status, core.table.count(status)));
+            let skipped = SkipKind::ALL.map(|kind| (kind, core.stats.skipped_for(kind)));
+            let pauses = core.stats.paused_for_failures;
+            (counts, core.stats.take_report(), skipped, pauses, core.stuck(now))
         };
+        metrics::gauge!("scheduler_runs_stuck").set(stuck as f64);
+        metrics::counter!("scheduler_task_auto_pauses_total").absolute(pauses);
+        for (kind, count) in skipped {
+            metrics::counter!("scheduler_task_skipped_total", "reason" => kind.as_str()).absolute(count);
+        }
         for (status, count) in counts {
             metrics::gauge!("scheduler_tasks_total", "status" => status.as_str()).set(count as f64);
         }

@@ -71,6 +71,14 @@ pub struct TaskSpec {
     /// The tasks that must have run before this one does. At most 64.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub after: Vec<After>,
+    /// After how many failed runs in a row the task is paused, from 1 to 1000; left out, it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1000))]
+    pub pause_after_failures: Option<u32>,
+    /// How the scheduled runs of a recurring task move apart while they fail; left out, they do not. A
+    /// duration alone is the first delay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure_backoff: Option<FailureBackoff>,
     /// Labels for people and tools. At most 64, with 16 KiB in all.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, Value>,
@@ -337,6 +345,32 @@ const fn default_max_backoff() -> DurationText {
     DurationText(Duration::from_secs(3600))
 }
 
+/// How the scheduled runs of a recurring task move apart while they fail: after the n-th failed run in a row
+/// none is started for `delay` times `factor` to the power of n - 1. Retries come before: a run has failed
+/// when its last attempt has.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct FailureBackoff {
+    /// The delay after the first failure; from 1 ms to 1 day.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, example = "1m"))]
+    pub delay: DurationText,
+    /// By what each delay is longer than the one before; 1 to 10, 2 where it is left out.
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 10, default = 2))]
+    pub factor: f64,
+    /// The longest delay; 1 h where it is left out, or `delay` where that is longer; at most 30 days.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, example = "1h"))]
+    pub max_delay: DurationText,
+}
+
+impl FailureBackoff {
+    /// Delays that begin with this one, double, and end at an hour.
+    #[must_use]
+    pub fn new(delay: Duration) -> Self {
+        let max_delay = default_max_backoff().0.max(delay).into();
+        Self { delay: delay.into(), factor: default_factor(), max_delay }
+    }
+}
+
 /// A set of tasks that share a bound on how many of them run at once.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -357,6 +391,34 @@ pub struct After {
     pub task: String,
     /// How its run must have ended.
     pub on: AfterCondition,
+    /// Where in this task's payload the output of that run goes: a JSON Pointer (RFC 6901), with which it is
+    /// put in as by JSON Merge Patch (RFC 7396); the empty one is the whole payload. Left out, the payload
+    /// stays as it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(example = "/order", max_length = 256))]
+    pub into: Option<String>,
+}
+
+impl After {
+    /// After a run of the task that has completed.
+    #[must_use]
+    pub fn success(task: impl Into<String>) -> Self {
+        Self { task: task.into(), on: AfterCondition::Success, into: None }
+    }
+
+    /// The same, with another condition.
+    #[must_use]
+    pub fn on(mut self, condition: AfterCondition) -> Self {
+        self.on = condition;
+        self
+    }
+
+    /// The same, with the output of that run put into this task's payload.
+    #[must_use]
+    pub fn into_payload(mut self, pointer: impl Into<String>) -> Self {
+        self.into = Some(pointer.into());
+        self
+    }
 }
 
 /// How the run of another task must have ended.
@@ -371,6 +433,18 @@ pub enum AfterCondition {
     Failure,
     /// In whatever way.
     Always,
+}
+
+impl AfterCondition {
+    /// The condition as it stands on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failure => "failure",
+            Self::Always => "always",
+        }
+    }
 }
 
 /// Reads either a text or a map of the known fields, so that the short form of a policy is its name.
@@ -408,7 +482,7 @@ macro_rules! deserialize_short_form {
         }
     )*};
 }
-deserialize_short_form!(Misfire, Group, After);
+deserialize_short_form!(Misfire, Group, After, FailureBackoff);
 
 impl ShortForm for Misfire {
     const EXPECTS: &'static str =
@@ -462,7 +536,7 @@ impl ShortForm for After {
     const EXPECTS: &'static str = "the id of a task, or an object with `task` and `on`";
 
     fn from_text<E: de::Error>(text: &str) -> Result<Self, E> {
-        Ok(Self { task: text.to_owned(), on: AfterCondition::Success })
+        Ok(Self::success(text))
     }
 
     fn from_map<'de, A: MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
@@ -472,8 +546,35 @@ impl ShortForm for After {
             task: String,
             #[serde(default)]
             on: AfterCondition,
+            #[serde(default)]
+            into: Option<String>,
         }
-        let Long { task, on } = Long::deserialize(de::value::MapAccessDeserializer::new(map))?;
-        Ok(Self { task, on })
+        let Long { task, on, into } = Long::deserialize(de::value::MapAccessDeserializer::new(map))?;
+        Ok(Self { task, on, into })
+    }
+}
+
+impl ShortForm for FailureBackoff {
+    const EXPECTS: &'static str = "a duration such as `1m`, or an object with `delay`";
+
+    fn from_text<E: de::Error>(text: &str) -> Result<Self, E> {
+        let delay = DurationText::deserialize(de::value::StrDeserializer::<E>::new(text))?;
+        Ok(Self::new(delay.0))
+    }
+
+    fn from_map<'de, A: MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Long {
+            delay: DurationText,
+            #[serde(default = "default_factor")]
+            factor: f64,
+            #[serde(default)]
+            max_delay: Option<DurationText>,
+        }
+        let Long { delay, factor, max_delay } =
+            Long::deserialize(de::value::MapAccessDeserializer::new(map))?;
+        let short = Self::new(delay.0);
+        Ok(Self { factor, max_delay: max_delay.unwrap_or(short.max_delay), ..short })
     }
 }

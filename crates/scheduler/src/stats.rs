@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::executor::ExecutorKey;
+use crate::history::SkipKind;
 use crate::schedule::Micros;
 use crate::view::{Lateness, RunTotals};
 
@@ -118,8 +119,11 @@ pub(crate) struct Stats {
     pub(crate) completed: u64,
     pub(crate) failed: u64,
     pub(crate) canceled: u64,
-    pub(crate) skipped: u64,
+    /// By the kind of reason.
+    pub(crate) skipped: [u64; SkipKind::ALL.len()],
     pub(crate) retried: u64,
+    /// How often tasks were paused since their runs failed.
+    pub(crate) paused_for_failures: u64,
     /// Since the last report.
     lateness: Histogram,
     executors: Vec<Option<ExecutorStats>>,
@@ -134,8 +138,9 @@ impl Stats {
             completed: 0,
             failed: 0,
             canceled: 0,
-            skipped: 0,
+            skipped: [0; SkipKind::ALL.len()],
             retried: 0,
+            paused_for_failures: 0,
             lateness: Histogram::new(),
             executors: Vec::new(),
             recent: [Histogram::new(), Histogram::new()],
@@ -150,6 +155,17 @@ impl Stats {
         let [present, _] = &mut self.recent;
         present.record(late);
         self.lateness.record(late);
+    }
+
+    /// Counts times that nobody runs.
+    pub(crate) fn skip(&mut self, kind: SkipKind, times: u64) {
+        if let Some(count) = self.skipped.get_mut(kind as usize) {
+            *count += times;
+        }
+    }
+
+    pub(crate) fn skipped_for(&self, kind: SkipKind) -> u64 {
+        self.skipped.get(kind as usize).copied().unwrap_or(0)
     }
 
     fn turn(&mut self, now: Micros) {
@@ -213,7 +229,10 @@ impl Stats {
             completed: self.completed,
             failed: self.failed,
             canceled: self.canceled,
-            skipped: self.skipped,
+            skipped: {
+                let [overlap, misfire, dependency, backoff] = self.skipped;
+                overlap + misfire + dependency + backoff
+            },
             retried: self.retried,
         }
     }

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use runtime::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::rare::RareState;
 use crate::spec::TaskSpec;
 use crate::view::{RunOrigin, RunView};
 
@@ -148,6 +149,9 @@ pub struct TaskState {
     pub last_failed: bool,
     /// Why.
     pub last_error: Option<String>,
+    /// What few tasks have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rare: Option<Box<RareState>>,
 }
 
 /// What a run is known by: no two runs with one key both commit.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::id::RunId;
-use crate::spec::{After, Group, Misfire, Overlap, Retry, ScheduleSpec};
+use crate::spec::{After, FailureBackoff, Group, Misfire, Overlap, Retry, ScheduleSpec};
 
 /// The state of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -117,6 +117,18 @@ pub struct TaskView {
     pub group: Option<Group>,
     /// The tasks that it runs after.
     pub after: Vec<After>,
+    /// After how many failed runs in a row it is paused.
+    pub pause_after_failures: Option<u32>,
+    /// How its scheduled runs move apart while they fail.
+    pub failure_backoff: Option<FailureBackoff>,
+    /// How many runs in a row have failed.
+    pub consecutive_failures: u32,
+    /// No scheduled run starts before this time, since runs have failed.
+    pub backoff_until: Option<Timestamp>,
+    /// Why it is paused.
+    pub pause_reason: Option<String>,
+    /// How many runs of a backfill are still to begin.
+    pub backfill_runs_left: u32,
     /// The plugin that registered it.
     pub owner: Option<String>,
     /// The version of the definition: one more with each change. Counters do not change it.
@@ -138,6 +150,8 @@ pub enum RunOrigin {
     Trigger,
     /// The runs of other tasks.
     Dependency,
+    /// A caller, for a time of the schedule that was missed.
+    Backfill,
 }
 
 /// How far a run is, or how it ended.
@@ -162,6 +176,17 @@ pub enum RunOutcome {
 }
 
 impl RunOutcome {
+    /// Every outcome, in the order of their declaration.
+    pub const ALL: [Self; 7] = [
+        Self::Queued,
+        Self::Running,
+        Self::Retrying,
+        Self::Completed,
+        Self::Failed,
+        Self::Canceled,
+        Self::Skipped,
+    ];
+
     /// Whether the run has ended, or will never start.
     #[must_use]
     pub const fn is_final(self) -> bool {
@@ -218,6 +243,14 @@ pub struct RunView {
     pub output: Option<Value>,
     /// The W3C trace id of the run.
     pub trace_id: String,
+    /// The first run of the chain that this one belongs to; null where no other run let it go.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub chain: Option<RunId>,
+    /// The runs of other tasks that let it go, in the order of its task's `after`.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
+    pub caused_by: Vec<RunId>,
 }
 
 /// One page of a list.
@@ -257,6 +290,68 @@ pub struct TaskFilter {
     pub q: Option<String>,
     /// Registered by this plugin.
     pub owner: Option<String>,
+}
+
+/// Which runs to list.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RunFilter {
+    /// That belong to the chain of this run: it, what it let go, and so on.
+    pub chain: Option<RunId>,
+    /// That have got so far, or ended so.
+    pub outcome: Option<RunOutcome>,
+}
+
+/// A text that is not the name of an outcome.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("an outcome is one of `queued running retrying completed failed canceled skipped`")]
+pub struct ParseRunOutcomeError;
+
+impl std::str::FromStr for RunOutcome {
+    type Err = ParseRunOutcomeError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|outcome| outcome.as_str() == text).ok_or(ParseRunOutcomeError)
+    }
+}
+
+/// Which times of a schedule to run that were missed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct BackfillRequest {
+    /// The first time.
+    pub from: Timestamp,
+    /// The last time; now where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+    /// At most so many runs; 1 to 1000, 100 where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1000, default = 100))]
+    pub limit: Option<u32>,
+    /// Whether only to tell which times would be run.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Which times of a schedule a backfill runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct BackfillReport {
+    /// The task.
+    pub task: String,
+    /// Whether nothing was done.
+    pub dry_run: bool,
+    /// How many runs there are to be.
+    pub count: u64,
+    /// The times that they stand for.
+    pub times: Vec<Timestamp>,
+    /// How many times of the range have run before.
+    pub already_run: u64,
+    /// How many times of the range may have run before, since records of them are not kept any more. They
+    /// are not run again.
+    pub not_known: u64,
+    /// Where to go on, if the limit was reached before the end of the range.
+    pub next_from: Option<Timestamp>,
 }
 
 /// What can run tasks.
@@ -354,6 +449,8 @@ pub struct SchedulerStatus {
     pub status_counts: BTreeMap<TaskStatus, u64>,
     /// How many runs are under way.
     pub active_runs: u64,
+    /// How many runs should have ended, since they are out of time or cancelled, and do not yield.
+    pub stuck_runs: u64,
     /// How many runs wait for their turn.
     pub queued_runs: u64,
     /// How many due tasks wait for an executor that is absent.

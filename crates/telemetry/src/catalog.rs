@@ -108,6 +108,8 @@ pub const CATALOG: &[Described] = &[
         STARTUP,
     ),
     gauge("plugin_status", &["name", "status"], "1 for the state that a plugin is in."),
+    gauge("scheduler_runs_stuck", &[], "Runs that should have ended and do not yield."),
+    counter("scheduler_task_auto_pauses_total", &[], "Times that a task was paused since its runs failed."),
     seconds(
         "scheduler_task_duration_seconds",
         &["executor"],
@@ -125,6 +127,11 @@ pub const CATALOG: &[Described] = &[
         &[],
         "Time from when a run was due to when it began.",
         LATENESS,
+    ),
+    counter(
+        "scheduler_task_skipped_total",
+        &["reason"],
+        "Due times that were left out: `overlap`, `missed`, `dependency` or `backoff`.",
     ),
     gauge("scheduler_tasks_total", &["status"], "Tasks that the scheduler holds, by state."),
 ];

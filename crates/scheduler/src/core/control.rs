@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::finish::Ended;
-use super::{Core, NONE, Slot, flag};
+use super::{Cause, Core, NONE, Slot, flag};
 use crate::def::Def;
 use crate::error::TaskError;
 use crate::notice::NoticeKind;
+use crate::rare::{BY_OPERATOR, CANCELED};
 use crate::schedule::{Micros, NEVER, Schedule, timestamp};
 use crate::spec::Overlap;
 use crate::store::Change;
@@ -47,7 +48,7 @@ pub(crate) enum Insert {
 }
 
 impl Core {
-    fn place(&self, id: &str) -> Result<u32, TaskError> {
+    pub(super) fn place(&self, id: &str) -> Result<u32, TaskError> {
         let found = self.find(id);
         if found.is_none() && crate::id::is_task_id(id) {
             self.check_owner(id)?;
@@ -65,7 +66,7 @@ impl Core {
         allows(status, action).map_err(|detail| self.conflict(task, detail))
     }
 
-    fn conflict(&self, task: u32, detail: &str) -> TaskError {
+    pub(super) fn conflict(&self, task: u32, detail: &str) -> TaskError {
         let id = self.table.get(task).and_then(|slot| slot.def.as_ref()).map(|def| def.id.to_string());
         TaskError::Conflict {
             id: id.unwrap_or_default(),
@@ -101,7 +102,7 @@ impl Core {
         }
         if how == Insert::Ready {
             self.arm(task);
-            self.tell_task(task, NoticeKind::Scheduled, now);
+            self.tell_task(task, NoticeKind::Scheduled, now, None);
         }
         Ok(task)
     }
@@ -111,7 +112,7 @@ impl Core {
         if let Some(slot) = self.table.get_mut(task) {
             slot.flags &= !flag::HELD;
             self.arm(task);
-            self.tell_task(task, NoticeKind::Scheduled, now);
+            self.tell_task(task, NoticeKind::Scheduled, now, None);
         }
     }
 
@@ -131,6 +132,7 @@ impl Core {
         let before = self.table.get(task).and_then(|slot| slot.def.clone());
         let Some(before) = before else { return Err(TaskError::NotFound(def.id.to_string())) };
         self.unlink_edges(task, &before);
+        self.end_backoff(task, now);
         let is_same_schedule = before.schedule_spec() == def.schedule_spec();
         let is_same_after = before.after() == def.after();
         if let Some(slot) = self.table.get_mut(task) {
@@ -149,8 +151,17 @@ impl Core {
                 let next = def.schedule.next_after(&def.bounds(slot.anchor), after);
                 slot.next = if is_done { NEVER } else { next.unwrap_or(NEVER) };
             }
-            if !is_same_after && let Some(side) = &mut slot.side {
-                side.after_met = 0;
+            let rests = slot.flags & flag::AT_REST != 0;
+            if let Some(side) = &mut slot.side {
+                side.failures = 0;
+                if let Some(rare) = &mut side.rare {
+                    if !rests {
+                        rare.end_rest(now);
+                    }
+                    if !is_same_after {
+                        rare.upstream.clear();
+                    }
+                }
             }
             slot.def = Some(Arc::clone(&def));
             slot.version = slot.version.saturating_add(1);
@@ -162,7 +173,7 @@ impl Core {
         }
         self.arm(task);
         self.settle(task);
-        self.tell_task(task, NoticeKind::Scheduled, now);
+        self.tell_task(task, NoticeKind::Scheduled, now, None);
         Ok(task)
     }
 
@@ -209,7 +220,7 @@ impl Core {
         self.drop_queued(task, now, "the task has been removed");
         self.drop_waiting(task, now, "the task has been removed");
         if is_live {
-            self.tell_task(task, NoticeKind::Canceled, now);
+            self.tell_task(task, NoticeKind::Canceled, now, None);
         }
         self.unlink_edges(task, &def);
         self.dependents.remove(&task);
@@ -253,9 +264,10 @@ impl Core {
         self.seen(now);
         if let Some(slot) = self.table.get_mut(task) {
             slot.flags |= flag::PAUSED;
+            Self::side(slot).rare_mut().rest(now, BY_OPERATOR);
         }
         self.settle(task);
-        self.tell_task(task, NoticeKind::Paused, now);
+        self.tell_task(task, NoticeKind::Paused, now, None);
         Ok(task)
     }
 
@@ -270,7 +282,7 @@ impl Core {
         }
         self.seen(now);
         self.lift(task, flag::PAUSED, now);
-        self.tell_task(task, NoticeKind::Resumed, now);
+        self.tell_task(task, NoticeKind::Resumed, now, None);
         Ok(task)
     }
 
@@ -280,6 +292,18 @@ impl Core {
         slot.flags &= !reason;
         if slot.flags & flag::AT_REST == 0 {
             let Some(def) = slot.def.clone() else { return };
+            let mut rested_from = now;
+            if let Some(side) = &mut slot.side {
+                side.failures = 0;
+                if let Some(rare) = &mut side.rare {
+                    rested_from = rare.end_rest(now).unwrap_or(now);
+                }
+                self.end_backoff(task, now);
+            }
+            if !def.schedule.is_once() {
+                self.skip_due_before(task, rested_from, now);
+            }
+            let Some(slot) = self.table.get_mut(task) else { return };
             // Times that passed while it rested were meant to pass; a one-off task is run late instead.
             if slot.next != NEVER && slot.next < now && !def.schedule.is_once() {
                 slot.flags &= !(flag::WAITS_EXECUTOR | flag::WAITS_AFTER);
@@ -300,12 +324,15 @@ impl Core {
             slot.flags |= flag::CANCELED;
             slot.flags &= !(flag::WAITS_EXECUTOR | flag::WAITS_AFTER | flag::AWAITS_END);
             slot.next = NEVER;
+            let rare = Self::side(slot).rare_mut();
+            rare.rest(now, CANCELED);
+            rare.backfill.clear();
         }
         self.drop_queued(task, now, "canceled");
         self.drop_waiting(task, now, "canceled");
         self.cancel_active(task);
         self.settle(task);
-        self.tell_task(task, NoticeKind::Canceled, now);
+        self.tell_task(task, NoticeKind::Canceled, now, None);
         Ok(task)
     }
 
@@ -334,6 +361,11 @@ impl Core {
             self.close_queued(task, record, now, reason);
             if let Some(slot) = self.table.get_mut(task) {
                 slot.active_count -= 1;
+                if slot.active_count == 0
+                    && let Some(rare) = slot.side.as_mut().and_then(|side| side.rare.as_deref_mut())
+                {
+                    rare.is_backfilling = false;
+                }
             }
         }
     }
@@ -375,7 +407,8 @@ impl Core {
             return Err(self.conflict(task, "a run is under way, and its overlap policy allows no other"));
         }
         self.seen(now);
-        let (record, _) = self.begin(task, at, at, RunOrigin::Trigger, payload, now);
+        let cause = Cause { origin: RunOrigin::Trigger, payload, by: None };
+        let (record, _) = self.begin(task, at, at, cause, now);
         self.settle(task);
         Ok(record)
     }
@@ -396,10 +429,17 @@ impl Core {
             stored.anchor = timestamp(now);
             stored.state.fired = 0;
         }
-        stored.spec = spec;
         stored.version += 1;
         stored.updated_at = timestamp(now);
         stored.state.canceled = false;
+        if let Some(rare) = &mut stored.state.rare {
+            rare.forget_failures();
+            if !stored.state.paused && !stored.state.suspended {
+                rare.resume(now);
+            }
+            rare.upstream.retain(|run| spec.after.iter().any(|edge| edge.task == run.task));
+        }
+        stored.spec = spec;
         Ok(Change::Replace(Box::new(stored)))
     }
 
@@ -411,7 +451,7 @@ impl Core {
     }
 
     /// What a control will come to, for the store.
-    pub(crate) fn preview_control(&self, id: &str, action: Action) -> Result<Change, TaskError> {
+    pub(crate) fn preview_control(&self, id: &str, action: Action, now: Micros) -> Result<Change, TaskError> {
         let task = self.place(id)?;
         if action != Action::Pause {
             self.check_action(task, action)?;
@@ -419,9 +459,18 @@ impl Core {
         let incarnation = self.table.get(task).map_or(0, |slot| slot.created.unsigned_abs());
         let mut state = self.state(task);
         match action {
-            Action::Pause => state.paused = true,
-            Action::Resume => state.paused = false,
-            Action::Cancel => state.canceled = true,
+            Action::Pause => {
+                state.paused = true;
+                state.rare.get_or_insert_default().rest(now, BY_OPERATOR);
+            }
+            Action::Resume => {
+                state.paused = false;
+                state.rare.get_or_insert_default().resume(now);
+            }
+            Action::Cancel => {
+                state.canceled = true;
+                state.rare.get_or_insert_default().rest(now, CANCELED);
+            }
             Action::Trigger => {}
         }
         Ok(Change::State { id: id.to_owned(), incarnation, state })
@@ -474,6 +523,7 @@ impl Core {
         self.seen(now);
         if let Some(slot) = self.table.get_mut(task) {
             slot.flags |= flag::SUSPENDED;
+            Self::side(slot).rare_mut().rest(now, "its plugin has stopped");
         }
         self.drop_queued(task, now, "its plugin has stopped");
         self.drop_waiting(task, now, "its plugin has stopped");

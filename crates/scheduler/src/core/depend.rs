@@ -1,13 +1,14 @@
 //! Tasks that run after other tasks.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
-use super::fire::all_edges;
-use super::{Core, flag};
+use super::{Core, Side, flag};
 use crate::def::Def;
 use crate::error::TaskError;
 use crate::schedule::{Micros, Schedule};
 use crate::spec::AfterCondition;
+use crate::upstream::{Caused, UpstreamRun};
 use crate::view::{RunOrigin, RunOutcome};
 
 impl Core {
@@ -100,7 +101,8 @@ impl Core {
     }
 
     /// A run has ended: those that waited for it take note, and run if it was the last they waited for.
-    pub(super) fn tell_dependents(&mut self, task: u32, outcome: RunOutcome, now: Micros) {
+    pub(super) fn tell_dependents(&mut self, task: u32, result: &Arc<UpstreamRun>, now: Micros) {
+        let outcome = result.outcome;
         let edges = self.dependents.get(&task).cloned().unwrap_or_default();
         for (dependent, number) in edges {
             let Some(slot) = self.table.get_mut(dependent) else { continue };
@@ -112,7 +114,9 @@ impl Core {
                 AfterCondition::Always => outcome.is_final() && outcome != RunOutcome::Skipped,
             };
             if is_met {
-                Self::side(slot).after_met |= 1 << number;
+                Self::side(slot).meet(number, Arc::clone(result));
+                // Before it runs, so that a host that dies in between runs it afterwards.
+                self.store_state(dependent);
                 self.release_if_met(dependent, now);
             }
         }
@@ -125,7 +129,7 @@ impl Core {
         if def.after().is_empty() || slot.flags & flag::AT_REST != 0 {
             return;
         }
-        if Self::side(slot).after_met != all_edges(def.after().len()) {
+        if !Self::side(slot).has_met(def.after().len()) {
             return;
         }
         if !matches!(def.schedule, Schedule::Dependent) {
@@ -139,13 +143,38 @@ impl Core {
         if def.max_runs > 0 && slot.fired >= def.max_runs {
             return;
         }
-        Self::side(slot).after_met = 0;
+        let by = Self::side(slot).take_upstream(def.after().len());
         let scheduled = now.max(slot.planned + 1);
         slot.planned = scheduled;
-        let (_, is_in) = self.begin(task, scheduled, now, RunOrigin::Dependency, None, now);
+        let (_, is_in) = self.begin_caused(task, scheduled, now, RunOrigin::Dependency, by, now);
         if let Some(slot) = self.table.get_mut(task) {
             slot.fired = slot.fired.saturating_add(u32::from(is_in));
         }
         self.settle(task);
+    }
+}
+
+impl Side {
+    /// Notes that an edge is met. A later run of the same task takes the place of the one before.
+    fn meet(&mut self, edge: u8, run: Arc<UpstreamRun>) {
+        let upstream = &mut self.rare_mut().upstream;
+        // The last one stands last, since its chain goes on.
+        upstream.retain(|(met, _)| *met != edge);
+        upstream.push((edge, run));
+    }
+
+    fn has_met(&self, edges: usize) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.upstream.len() == edges)
+    }
+
+    /// The runs that let a run go, once there is one for every edge; then it waits for others.
+    pub(super) fn take_upstream(&mut self, edges: usize) -> Option<Arc<Caused>> {
+        if !self.has_met(edges) {
+            return None;
+        }
+        let mut met = std::mem::take(&mut self.rare_mut().upstream);
+        let last = Arc::clone(&met.last()?.1);
+        met.sort_by_key(|(edge, _)| *edge);
+        Some(Arc::new(Caused::new(met.into_iter().map(|(_, run)| run).collect(), &last)))
     }
 }

@@ -1,23 +1,36 @@
 //! How runs end.
 
+use std::sync::Arc;
+
 use super::{Active, Core, NONE, Ready, flag};
 use crate::history::Note;
 use crate::notice::{Notice, NoticeKind};
 use crate::schedule::{Micros, NEVER, span_micros};
 use crate::spec::Retry;
 use crate::timer::{Entry, Kind};
-use crate::view::RunOutcome;
+use crate::upstream::UpstreamRun;
+use crate::view::{RunOrigin, RunOutcome};
 
 /// What came of an attempt.
 #[derive(Debug)]
 pub(crate) enum Ended {
-    /// It ended well; the output is JSON.
-    Completed(Option<Box<str>>),
+    /// It ended well.
+    Completed(Output),
     Failed {
         error: Box<str>,
         is_permanent: bool,
     },
     Canceled(Box<str>),
+}
+
+/// What a run gave back.
+#[derive(Debug)]
+pub(crate) enum Output {
+    None,
+    /// As JSON.
+    Json(Box<str>),
+    /// More than is kept.
+    TooLarge,
 }
 
 impl Core {
@@ -73,9 +86,14 @@ impl Core {
         }
         let (outcome, kind, error, output) = match ended {
             Ended::Completed(output) => (RunOutcome::Completed, NoticeKind::Completed, None, output),
-            Ended::Failed { error, .. } => (RunOutcome::Failed, NoticeKind::Failed, Some(error), None),
-            Ended::Canceled(reason) => (RunOutcome::Canceled, NoticeKind::Canceled, Some(reason), None),
+            Ended::Failed { error, .. } => {
+                (RunOutcome::Failed, NoticeKind::Failed, Some(error), Output::None)
+            }
+            Ended::Canceled(reason) => {
+                (RunOutcome::Canceled, NoticeKind::Canceled, Some(reason), Output::None)
+            }
         };
+        let result = self.result_for_dependents(&active, outcome, error.as_deref(), &output);
         match outcome {
             RunOutcome::Completed => self.stats.completed += 1,
             RunOutcome::Failed => self.stats.failed += 1,
@@ -90,15 +108,20 @@ impl Core {
             }
             let span = at.saturating_sub(record.started);
             self.stats.end(active.cell.def.executor, span, outcome == RunOutcome::Failed);
-            if error.is_some() || output.is_some() {
-                record.note = Some(Box::new(Note { error: error.clone(), skip_reason: None, output }));
-            } else {
-                record.note = None;
+            let output = match output {
+                Output::None => None,
+                Output::Json(text) => Some(text),
+                Output::TooLarge => Some(r#""(left out: more than 4 KiB)""#.into()),
+            };
+            let caused = record.note.take().and_then(|note| note.caused);
+            if error.is_some() || output.is_some() || caused.is_some() {
+                record.note =
+                    Some(Box::new(Note { error: error.clone(), skip_reason: None, output, caused }));
             }
         }
         if self.tells {
             self.notices.push_back(Notice {
-                def: std::sync::Arc::clone(&active.cell.def),
+                def: Arc::clone(&active.cell.def),
                 kind,
                 run: Some(active.cell.id),
                 scheduled: active.cell.scheduled,
@@ -110,7 +133,10 @@ impl Core {
             });
         }
         if active.task != NONE {
-            self.after_end(active.task, outcome, error, started, at);
+            self.after_end(active.task, (outcome, active.cell.origin), error, started, at);
+            if let Some(result) = result {
+                self.tell_dependents(active.task, &result, at);
+            }
             self.store_run(active.task, active.record);
         }
     }
@@ -119,13 +145,18 @@ impl Core {
     fn after_end(
         &mut self,
         task: u32,
-        outcome: RunOutcome,
+        (outcome, origin): (RunOutcome, RunOrigin),
         error: Option<Box<str>>,
         started: Option<Micros>,
         at: Micros,
     ) {
         let Some(slot) = self.table.get_mut(task) else { return };
         slot.active_count -= 1;
+        if origin == RunOrigin::Backfill
+            && let Some(rare) = slot.side.as_mut().and_then(|side| side.rare.as_deref_mut())
+        {
+            rare.is_backfilling = false;
+        }
         if let Some(started) = started {
             slot.last_run = started;
         }
@@ -135,13 +166,18 @@ impl Core {
                 slot.flags &= !flag::LAST_FAILED;
                 if let Some(side) = &mut slot.side {
                     side.last_error = None;
+                    side.failures = 0;
+                    self.end_backoff(task, at);
                 }
             }
             RunOutcome::Failed => {
                 slot.run_count += 1;
                 slot.failure_count = slot.failure_count.saturating_add(1);
                 slot.flags |= flag::LAST_FAILED;
-                Self::side(slot).last_error = error;
+                let side = Self::side(slot);
+                side.last_error = error;
+                side.failures = side.failures.saturating_add(1);
+                self.pause_failing(task, at);
             }
             _ => {}
         }
@@ -155,16 +191,47 @@ impl Core {
                 self.arm(task);
             }
         }
-        self.settle(task);
-        if self.table.get(task).is_some_and(|slot| slot.flags & flag::HAS_DEPENDENTS != 0) {
-            self.tell_dependents(task, outcome, at);
+        if outcome == RunOutcome::Failed {
+            self.back_off(task, at);
         }
+        self.settle(task);
+    }
+
+    /// What those that run after the run's task are told, if there are any.
+    fn result_for_dependents(
+        &self,
+        active: &Active,
+        outcome: RunOutcome,
+        error: Option<&str>,
+        output: &Output,
+    ) -> Option<Arc<UpstreamRun>> {
+        let slot = self.table.get(active.task)?;
+        if slot.flags & flag::HAS_DEPENDENTS == 0 {
+            return None;
+        }
+        let cell = &active.cell;
+        Some(Arc::new(UpstreamRun {
+            task: cell.def.id.to_string(),
+            run: cell.id,
+            chain: cell.chain(),
+            outcome,
+            error: error.map(str::to_owned),
+            output_json: match output {
+                Output::Json(text) => Some(text.to_string()),
+                Output::None | Output::TooLarge => None,
+            },
+            output_too_large: matches!(output, Output::TooLarge),
+        }))
     }
 
     /// Lets the next run of a task go that waited for the one before.
     pub(super) fn start_queued(&mut self, task: u32) {
         let Some(slot) = self.table.get_mut(task) else { return };
         if slot.active_count > 0 || slot.flags & flag::AT_REST != 0 {
+            return;
+        }
+        if slot.side.as_ref().is_some_and(|side| side.queue.is_empty()) {
+            self.start_backfill(task);
             return;
         }
         if let Some(ready) = slot.side.as_mut().and_then(|side| side.queue.pop_front()) {
@@ -242,7 +309,7 @@ impl Core {
         }
         entry.outcome = RunOutcome::Canceled;
         entry.ended = now;
-        entry.note = Some(Box::new(Note { error: Some(reason.into()), ..Note::default() }));
+        entry.note.get_or_insert_default().error = Some(reason.into());
         let (origin, scheduled) = (entry.origin, entry.scheduled);
         self.stats.canceled += 1;
         self.tell_run(task, NoticeKind::Canceled, record, scheduled, now, 0, origin, Some(reason.into()));

@@ -1,16 +1,19 @@
 //! From what is due to runs that start.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
-use super::{Active, Core, Ended, NONE, Ready, flag};
+use super::{Active, Cause, Core, Ended, NONE, Ready, flag};
 use crate::def::Def;
 use crate::executor::{CancelFlag, Registration, RunCell};
+use crate::history::{Note, SkipKind};
 use crate::notice::NoticeKind;
-use crate::planner::{Missed, plan};
+use crate::planner::{Missed, count_missed, plan};
 use crate::schedule::{Micros, NEVER};
 use crate::spec::Overlap;
 use crate::timer::{Entry, Kind};
+use crate::upstream::Caused;
 use crate::view::{RunOrigin, RunOutcome};
 
 /// A run that is to be started by whoever took it.
@@ -31,6 +34,7 @@ impl Core {
         if !self.running || self.is_held_up() {
             return false;
         }
+        self.last_seen = now;
         self.refresh_executors(now);
         self.timer.turn(now);
         let mut lined_up = 0;
@@ -67,18 +71,20 @@ impl Core {
             return;
         }
         if self.present.get(def.executor.0 as usize).is_none_or(Option::is_none) {
-            slot.flags |= flag::WAITS_EXECUTOR;
+            slot.flags |= flag::WAITS_EXECUTOR | flag::WAITED_EXECUTOR;
             self.waiting.entry(def.executor).or_default().insert(task);
             return;
         }
+        let mut by = None;
         if !def.after().is_empty() {
-            let side = Self::side(slot);
-            if side.after_met != all_edges(def.after().len()) {
+            by = Self::side(slot).take_upstream(def.after().len());
+            if by.is_none() {
                 slot.flags |= flag::WAITS_AFTER;
                 return;
             }
-            side.after_met = 0;
         }
+        self.backed_off(task, now);
+        let Some(slot) = self.table.get_mut(task) else { return };
         let runs_left = if def.max_runs == 0 { u32::MAX } else { def.max_runs.saturating_sub(slot.fired) };
         let bounds = def.bounds(slot.anchor);
         let plan =
@@ -88,10 +94,13 @@ impl Core {
         if let Some(missed) = plan.missed {
             self.skip_missed(task, missed, now);
         }
+        if let Some(slot) = self.table.get_mut(task) {
+            slot.flags &= !flag::WAITED_EXECUTOR;
+        }
         let mut admitted = 0;
         for scheduled in plan.run.into_iter().chain(plan.more) {
             let due = scheduled.saturating_add(jitter);
-            let (_, is_in) = self.begin(task, scheduled, due, RunOrigin::Schedule, None, now);
+            let (_, is_in) = self.begin_caused(task, scheduled, due, RunOrigin::Schedule, by.clone(), now);
             admitted += u32::from(is_in);
         }
         let Some(slot) = self.table.get_mut(task) else { return };
@@ -113,12 +122,61 @@ impl Core {
     }
 
     fn skip_missed(&mut self, task: u32, missed: Missed, now: Micros) {
-        let reason = match (missed.times, missed.at_least) {
-            (1, _) => "missed: could not be run in time".to_owned(),
-            (times, false) => format!("missed: {times} times could not be run in time"),
-            (times, true) => format!("missed: {times} times or more could not be run in time"),
+        let Some(slot) = self.table.get(task) else { return };
+        let Some(def) = &slot.def else { return };
+        let cause = if slot.flags & flag::WAITS_AFTER != 0 {
+            ": the tasks that it runs after had not run".to_owned()
+        } else if slot.flags & flag::WAITED_EXECUTOR != 0 {
+            format!(": executor `{}` was absent", self.executors.name_of(def.executor))
+        } else if slot.created < self.begun && missed.from < self.begun {
+            ": the host was down".to_owned()
+        } else {
+            String::new()
         };
-        self.skip(task, RunOrigin::Schedule, missed.from, now, missed.times, reason);
+        let times = if missed.times == 1 { String::new() } else { format!("{} ", missed.times_text()) };
+        let reason = SkipKind::Misfire.because(format_args!("{times}could not be run in time{cause}"));
+        self.skip(task, &Cause::of(RunOrigin::Schedule), missed.from, now, missed.times, reason);
+    }
+
+    /// Records times that had come before the task rested, and were waiting for something: they do not run.
+    pub(super) fn skip_due_before(&mut self, task: u32, rested_from: Micros, now: Micros) {
+        let Some(slot) = self.table.get(task) else { return };
+        let Some(def) = slot.def.clone() else { return };
+        if slot.next >= rested_from || slot.next >= now || def.schedule.waits_for_end() {
+            return;
+        }
+        let bounds = def.bounds(slot.anchor);
+        if let Some(missed) = count_missed(&def.schedule, &bounds, slot.next, rested_from - 1) {
+            self.skip_missed(task, missed, now);
+        }
+        if let Some(slot) = self.table.get_mut(task) {
+            slot.flags &= !flag::WAITED_EXECUTOR;
+        }
+    }
+
+    /// Begins a run that other runs have let go, with what they pass on to it.
+    pub(super) fn begin_caused(
+        &mut self,
+        task: u32,
+        scheduled: Micros,
+        due: Micros,
+        origin: RunOrigin,
+        by: Option<Arc<Caused>>,
+        now: Micros,
+    ) -> (u64, bool) {
+        let mut cause = Cause { origin, payload: None, by };
+        if let Some(by) = &cause.by
+            && let Some(def) = self.table.get(task).and_then(|slot| slot.def.as_ref())
+        {
+            match by.payload(def) {
+                Ok(payload) => cause.payload = payload,
+                Err(detail) => {
+                    let reason = SkipKind::Dependency.because(detail);
+                    return (self.skip(task, &cause, scheduled, now, 1, reason), false);
+                }
+            }
+        }
+        self.begin(task, scheduled, due, cause, now)
     }
 
     /// Begins a run: it is put in line, behind others of its task, or left out. Tells the number of its
@@ -128,8 +186,7 @@ impl Core {
         task: u32,
         scheduled: Micros,
         due: Micros,
-        origin: RunOrigin,
-        payload: Option<Arc<str>>,
+        cause: Cause,
         now: Micros,
     ) -> (u64, bool) {
         let Some(slot) = self.table.get_mut(task) else { return (0, false) };
@@ -142,21 +199,22 @@ impl Core {
             _ if !is_busy => false,
             Overlap::CancelPrevious => false,
             Overlap::Allow => slot.active_count as usize >= self.allowed_max(&def),
+            // A backfill goes on for long: what the schedule says is not left out for it, but waits.
+            Overlap::Skip if Self::is_backfilling(slot) => queued >= 1,
             Overlap::Skip => {
-                let record =
-                    self.skip(task, origin, scheduled, now, 1, "overlap: the run before has not ended");
-                return (record, false);
+                let reason = SkipKind::Overlap.because("the run before has not ended");
+                return (self.skip(task, &cause, scheduled, now, 1, reason), false);
             }
             Overlap::QueueOne => queued >= 1,
             Overlap::QueueAll => queued >= self.config.max_queued_runs,
         };
         if is_full {
-            let record = self.skip(task, origin, scheduled, now, 1, "overlap: the queue is full");
-            return (record, false);
+            let reason = SkipKind::Overlap.because("the queue is full");
+            return (self.skip(task, &cause, scheduled, now, 1, reason), false);
         }
-        let record = self.open_record(task, origin, RunOutcome::Queued, scheduled, NEVER, 1, None);
-        let ready =
-            Ready { priority: def.priority, task, incarnation, record, scheduled, due, origin, payload };
+        let note = cause.by.clone().map(|by| Note { caused: Some(by), ..Note::default() });
+        let record = self.open_record(task, cause.origin, RunOutcome::Queued, scheduled, NEVER, 1, note);
+        let ready = Ready { priority: def.priority, task, incarnation, record, scheduled, due, cause };
         if is_busy && overlap != Overlap::Allow {
             if overlap == Overlap::CancelPrevious {
                 self.drop_queued(task, now, "replaced by a later run");
@@ -200,9 +258,12 @@ impl Core {
             return;
         }
         let Some(def) = slot.def.clone() else { return };
-        if slot.flags & flag::PAUSED != 0 && ready.origin != RunOrigin::Trigger {
+        if slot.flags & flag::PAUSED != 0 && ready.cause.origin != RunOrigin::Trigger {
             // It has been paused since; the run waits for the end of that with others of the task.
             slot.active_count -= 1;
+            if ready.cause.origin == RunOrigin::Backfill {
+                Self::side(slot).rare_mut().is_backfilling = false;
+            }
             let queue = &mut Self::side(slot).queue;
             let at = queue.partition_point(|other| other.record < ready.record);
             queue.insert(at, ready);
@@ -228,11 +289,13 @@ impl Core {
         let cell = Arc::new(RunCell {
             id: self.ids.id(ready.record),
             def: Arc::clone(&def),
-            payload: ready.payload,
+            payload: ready.cause.payload,
             scheduled: ready.scheduled,
             attempt: 1,
-            origin: ready.origin,
+            origin: ready.cause.origin,
+            by: ready.cause.by,
             cancel: CancelFlag::default(),
+            polled_since: AtomicI64::new(0),
         });
         let first = slot.active_first;
         let active = Active {
@@ -245,6 +308,7 @@ impl Core {
             retry_at: NEVER,
             attempt: 1,
             told: false,
+            told_stuck: false,
         };
         let run = match self.active_free.pop() {
             Some(run) => {
@@ -293,7 +357,9 @@ impl Core {
             scheduled: run.cell.scheduled,
             attempt: run.attempt,
             origin: run.cell.origin,
+            by: run.cell.by.clone(),
             cancel: CancelFlag::default(),
+            polled_since: AtomicI64::new(0),
         });
         run.cell = Arc::clone(&cell);
         let (record, attempt) = (run.record, run.attempt);
@@ -384,9 +450,4 @@ impl Core {
             self.tell_run(task, NoticeKind::Started, record, scheduled, at, attempt, origin, None);
         }
     }
-}
-
-/// The mask of all edges of a task.
-pub(super) const fn all_edges(edges: usize) -> u64 {
-    if edges >= 64 { u64::MAX } else { (1 << edges) - 1 }
 }

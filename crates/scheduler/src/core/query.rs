@@ -2,13 +2,14 @@
 //! it outside.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::{Core, flag};
 use crate::def::Def;
 use crate::history::Note;
 use crate::id::RunId;
-use crate::schedule::{Micros, NEVER, timestamp};
-use crate::view::{RunOrigin, RunOutcome, RunView, TaskFilter, TaskStatus, TaskView};
+use crate::schedule::{Micros, NEVER, span_micros, timestamp};
+use crate::view::{RunFilter, RunOrigin, RunOutcome, RunView, TaskFilter, TaskStatus, TaskView};
 
 /// A task as it stood at one moment.
 #[derive(Debug, Clone)]
@@ -26,6 +27,10 @@ pub(crate) struct TaskSnapshot {
     pub(crate) active: u32,
     pub(crate) last_error: Option<Box<str>>,
     pub(crate) after_met: u64,
+    pub(crate) failures: u32,
+    pub(crate) backoff_until: Micros,
+    pub(crate) resting: Option<Box<str>>,
+    pub(crate) backfill_left: usize,
     pub(crate) is_parked: bool,
 }
 
@@ -44,6 +49,9 @@ pub(crate) struct RunSnapshot {
     pub(crate) outcome: RunOutcome,
     pub(crate) note: Option<Box<Note>>,
 }
+
+/// How long code may run past its end before it counts as stuck.
+const STUCK_AFTER: Micros = 1_000_000;
 
 /// How many places are looked at before the lock is let go for a moment.
 const STRETCH: u32 = 8192;
@@ -69,6 +77,7 @@ impl Core {
     pub(crate) fn snapshot(&self, task: u32) -> Option<TaskSnapshot> {
         let slot = self.table.get(task)?;
         let def = slot.def.clone()?;
+        let rare = slot.side.as_ref().and_then(|side| side.rare.as_deref());
         let is_absent = self.present.get(def.executor.0 as usize).is_none_or(Option::is_none);
         Some(TaskSnapshot {
             status: self.table.status(task)?,
@@ -82,7 +91,11 @@ impl Core {
             version: slot.version,
             active: slot.active_count + slot.side.as_ref().map_or(0, |side| side.queue.len() as u32),
             last_error: slot.side.as_ref().and_then(|side| side.last_error.clone()),
-            after_met: slot.side.as_ref().map_or(0, |side| side.after_met),
+            after_met: rare.map_or(0, |rare| rare.upstream.iter().fold(0, |met, (edge, _)| met | 1 << edge)),
+            failures: slot.side.as_ref().map_or(0, |side| side.failures),
+            backoff_until: rare.map_or(NEVER, |rare| rare.backoff_until),
+            resting: rare.and_then(|rare| rare.resting()).map(Into::into),
+            backfill_left: rare.map_or(0, |rare| rare.backfill.len()),
             is_parked: is_absent && slot.active_count > 0,
             def,
         })
@@ -155,6 +168,26 @@ impl Core {
         })
     }
 
+    /// How many runs should have ended, and are in code that does not yield. Each is told once.
+    pub(crate) fn stuck(&mut self, now: Micros) -> u64 {
+        let mut stuck = 0;
+        for active in self.active.iter_mut().flatten() {
+            let since = active.cell.polled_since.load(Ordering::Relaxed);
+            let def = &active.cell.def;
+            let timeout = span_micros(def.timeout().unwrap_or(self.config.default_timeout));
+            let is_over = active.cell.cancel.is_set() || since.saturating_add(timeout) < now;
+            if since == 0 || !is_over || now.saturating_sub(since) < STUCK_AFTER {
+                continue;
+            }
+            stuck += 1;
+            if !std::mem::replace(&mut active.told_stuck, true) {
+                let since = timestamp(since);
+                tracing::warn!(task = &*def.id, run = %active.cell.id, %since, "run does not yield");
+            }
+        }
+        stuck
+    }
+
     /// A page of a task's records, newest first, from below `before` on; how many there are in all; and
     /// where the next page begins.
     pub(crate) fn run_page(
@@ -162,12 +195,13 @@ impl Core {
         task: u32,
         before: Option<u64>,
         limit: usize,
+        now: Micros,
     ) -> (Vec<RunSnapshot>, u64, Option<u64>) {
         let Some(slot) = self.table.get(task) else { return (Vec::new(), 0, None) };
         let mut page = Vec::new();
         let mut total = 0;
         let mut next = None;
-        for (number, _) in self.history.chain(slot.last_record) {
+        for (number, _) in self.history.visible(slot.last_record, now) {
             total += 1;
             if before.is_some_and(|before| number >= before) {
                 continue;
@@ -179,6 +213,51 @@ impl Core {
             }
         }
         (page, total, next)
+    }
+
+    /// Goes on with a search among all records for a while; tells whether it is over.
+    pub(crate) fn search_runs(&self, filter: &RunFilter, limit: usize, search: &mut RunSearch) -> bool {
+        for _ in 0..STRETCH {
+            let Some((number, record)) = self.history.newest_below(search.below) else { return true };
+            search.below = number;
+            let is_wanted = filter.outcome.is_none_or(|outcome| record.outcome == outcome)
+                && filter.chain.is_none_or(|chain| {
+                    let by = record.note.as_ref().and_then(|note| note.caused.as_ref());
+                    by.map_or_else(|| self.ids.id(number), |by| by.chain) == chain
+                });
+            if !is_wanted {
+                continue;
+            }
+            let Some(run) = self.run_snapshot(number) else { continue };
+            search.total += 1;
+            if number >= search.from {
+                continue;
+            }
+            if search.found.len() < limit {
+                search.found.push(run);
+            } else if search.next.is_none() {
+                search.next = search.found.last().and_then(|run| self.ids.record(run.id));
+            }
+        }
+        false
+    }
+}
+
+/// A search among all records, newest first, that goes on where it let the lock go.
+#[derive(Debug)]
+pub(crate) struct RunSearch {
+    below: u64,
+    pub(crate) found: Vec<RunSnapshot>,
+    /// How many match before and after the page as well.
+    pub(crate) total: u64,
+    pub(crate) next: Option<u64>,
+    from: u64,
+}
+
+impl RunSearch {
+    pub(crate) fn before(number: Option<u64>) -> Self {
+        let from = number.unwrap_or(u64::MAX);
+        Self { below: u64::MAX, found: Vec::new(), total: 0, next: None, from }
     }
 }
 
@@ -252,6 +331,12 @@ impl TaskSnapshot {
             priority: spec.priority,
             group: spec.group,
             after: spec.after,
+            pause_after_failures: spec.pause_after_failures,
+            failure_backoff: spec.failure_backoff,
+            consecutive_failures: self.failures,
+            backoff_until: (self.backoff_until != NEVER).then(|| timestamp(self.backoff_until)),
+            backfill_runs_left: self.backfill_left as u32,
+            pause_reason: self.resting.filter(|_| self.status == TaskStatus::Paused).map(Into::into),
             owner: self.def.owner().map(str::to_owned),
             version: u64::from(self.version),
             incarnation: self.created.unsigned_abs(),
@@ -305,6 +390,8 @@ impl RunSnapshot {
             times: u64::from(self.times),
             output: note.output.and_then(|text| serde_json::from_str(&text).ok()),
             trace_id: self.id.trace_id(),
+            chain: note.caused.as_ref().map(|by| by.chain),
+            caused_by: note.caused.map(|by| by.by.iter().map(|run| run.run).collect()).unwrap_or_default(),
         }
     }
 }

@@ -6,6 +6,7 @@ use super::query::RunSnapshot;
 use super::{Core, Slot, flag};
 use crate::def::Def;
 use crate::error::TaskError;
+use crate::rare::{Rare, RareState};
 use crate::schedule::{Micros, NEVER, Schedule, floor_micros, timestamp};
 use crate::store::{Change, StoreError, StoredTask, TaskState, shard_of};
 use crate::view::TaskStatus;
@@ -137,6 +138,12 @@ impl Core {
         if let Some(error) = state.last_error {
             Self::side(&mut slot).last_error = Some(error.into());
         }
+        let backoff_until = state.rare.as_ref().and_then(|rare| rare.backoff_until).map(floor_micros);
+        if let Some(rare) = state.rare {
+            let side = Self::side(&mut slot);
+            side.failures = rare.consecutive_failures;
+            side.rare = Some(Box::new(Rare::restore(*rare, def.after())));
+        }
         let is_done = state.canceled || (def.max_runs > 0 && slot.fired >= def.max_runs);
         if !is_done {
             slot.next = match def.schedule {
@@ -150,6 +157,15 @@ impl Core {
                     let after = if planned == Micros::MIN { anchor - 1 } else { planned };
                     def.schedule.next_after(&def.bounds(anchor), after).unwrap_or(NEVER)
                 }
+            };
+        }
+        if let Some(until) = backoff_until
+            && slot.next < until
+        {
+            slot.next = if def.schedule.waits_for_end() {
+                until
+            } else {
+                def.schedule.next_after(&def.bounds(anchor), until - 1).unwrap_or(NEVER)
             };
         }
         self.last_unique = self.last_unique.max(slot.created);
@@ -167,7 +183,11 @@ impl Core {
             let def = self.table.get(task).and_then(|slot| slot.def.clone());
             if let Some(def) = def.filter(|def| !def.after().is_empty()) {
                 self.link_edges(task, &def);
+                // What it waits for may all have run before the host died.
+                self.release_if_met(task, self.last_seen);
             }
+            // So may what a backfill had in line.
+            self.start_queued(task);
         }
     }
 
@@ -207,5 +227,14 @@ fn state_of(slot: &Slot) -> TaskState {
         last_run_at: (slot.last_run != NEVER).then(|| timestamp(slot.last_run)),
         last_failed: slot.flags & flag::LAST_FAILED != 0,
         last_error: slot.side.as_ref().and_then(|side| side.last_error.as_deref()).map(str::to_owned),
+        rare: slot
+            .side
+            .as_ref()
+            .map(|side| match &side.rare {
+                Some(rare) => rare.store(side.failures),
+                None => RareState { consecutive_failures: side.failures, ..RareState::default() },
+            })
+            .filter(|rare| *rare != RareState::default())
+            .map(Box::new),
     }
 }

@@ -3,7 +3,7 @@
 use runtime::Timestamp;
 
 use super::Scheduler;
-use crate::core::{Filter, Search};
+use crate::core::{Filter, RunSearch, Search};
 use crate::error::TaskError;
 use crate::id::RunId;
 use crate::persist::Keeper;
@@ -11,8 +11,10 @@ use crate::schedule::admit::admit;
 use crate::schedule::{Bounds, Micros, NEVER, ceil_micros, timestamp};
 use crate::spec::ScheduleSpec;
 use crate::view::{
-    ClusterStatus, Page, Paged, RunView, SchedulerStatus, StoreStatus, TaskFilter, TaskStatus, TaskView,
+    ClusterStatus, Page, Paged, RunFilter, RunView, SchedulerStatus, StoreStatus, TaskFilter, TaskStatus,
+    TaskView,
 };
+use crate::why::Why;
 
 impl Scheduler {
     /// A page of the tasks that match, in the order of their creation as a rule: a task may take the place
@@ -55,12 +57,55 @@ impl Scheduler {
         let (runs, total, next) = {
             let core = self.inner.core();
             let task = core.find(id).ok_or_else(|| TaskError::NotFound(id.to_owned()))?;
-            core.run_page(task, before, limit)
+            core.run_page(task, before, limit, self.inner.now())
         };
         Ok(Paged {
             items: runs.into_iter().map(|run| run.view(&self.inner.node)).collect(),
             total,
             next_cursor: next.map(|number| number.to_string()),
+        })
+    }
+
+    /// A page of all records, newest first.
+    ///
+    /// # Errors
+    ///
+    /// If the limit or the cursor is wrong.
+    pub async fn list_runs(&self, filter: &RunFilter, page: &Page) -> Result<Paged<RunView>, TaskError> {
+        let limit = checked_limit(page)?;
+        let mut search = RunSearch::before(cursor(page)?);
+        while !self.inner.core().search_runs(filter, limit, &mut search) {
+            tokio::task::yield_now().await;
+        }
+        Ok(Paged {
+            items: search.found.into_iter().map(|run| run.view(&self.inner.node)).collect(),
+            total: search.total,
+            next_cursor: search.next.map(|number| number.to_string()),
+        })
+    }
+
+    /// Why a task did or did not run at a time; where `at` is a whole second, in that second.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such task, or the time is out of the calendar's range.
+    pub async fn why(&self, id: &str, at: Timestamp) -> Result<Why, TaskError> {
+        let from = ceil_micros(at);
+        let until = if at.subsec_nanosecond() == 0 { from.saturating_add(1_000_000) } else { from + 1 };
+        let now = self.inner.now();
+        let found = {
+            let core = self.inner.core();
+            core.find(id).and_then(|task| core.why(task, from, until, now))
+        };
+        let found = found.ok_or_else(|| TaskError::NotFound(id.chars().take(128).collect()))?;
+        Ok(Why {
+            task: id.to_owned(),
+            at,
+            answer: found.answer,
+            detail: found.detail,
+            run: found.run.map(|run| run.view(&self.inner.node)),
+            previous: found.previous.map(timestamp),
+            next: found.next.map(timestamp),
         })
     }
 
@@ -123,6 +168,7 @@ impl Scheduler {
             total_tasks: core.table.len() as u64,
             status_counts: counts.filter(|(_, count)| *count > 0).collect(),
             active_runs: core.active_count as u64,
+            stuck_runs: core.stuck(now),
             queued_runs: core.queued() as u64,
             waiting_tasks: core.waiting_tasks() as u64,
             due_rate,

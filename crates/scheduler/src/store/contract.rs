@@ -61,6 +61,8 @@ fn run_of(task: &str, incarnation: u64, seconds: i64, origin: RunOrigin) -> RunV
         times: 1,
         output: Some(serde_json::json!({"rows": 3})),
         trace_id: id.trace_id(),
+        chain: None,
+        caused_by: Vec::new(),
     }
 }
 

@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "so a test fails")]
 
+mod backfill;
 mod controls;
+mod dependencies;
+mod failures;
 #[cfg(feature = "http")]
 mod http;
 #[cfg(feature = "plugin")]
@@ -13,3 +16,4 @@ mod ports;
 mod promises;
 mod runs;
 mod support;
+mod why;

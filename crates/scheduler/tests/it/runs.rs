@@ -183,6 +183,54 @@ async fn a_timeout_ends_the_run() {
     assert_eq!(bench.under_way.load(std::sync::atomic::Ordering::SeqCst), 0, "the work was dropped");
 }
 
+/// A run that blocks its thread past its timeout is told, and what else there is goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn code_that_does_not_yield_is_reported() {
+    let scheduler = scheduler::Scheduler::builder().build().await.unwrap();
+    let gate = std::sync::Arc::new((std::sync::Mutex::new(false), std::sync::Condvar::new()));
+    let closed = gate.clone();
+    let blocks = scheduler::executor_fn(move |_| {
+        let closed = closed.clone();
+        async move {
+            tokio::task::yield_now().await;
+            let (open, changed) = &*closed;
+            drop(changed.wait_while(open.lock().unwrap(), |open| !*open).unwrap());
+            tokio::task::yield_now().await;
+            Ok(scheduler::RunOutput::none())
+        }
+    });
+    let _blocks = scheduler.registry().register("blocks", None, blocks).unwrap();
+    let body = json!({"id": "late", "executor": "blocks", "timeout": "20ms",
+        "schedule": {"type": "once", "delay": "0s"}});
+    scheduler.create(crate::support::spec(body)).await.unwrap();
+    let until = async |stuck: u64| {
+        let counted = async {
+            while scheduler.status().stuck_runs != stuck {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(secs(60), counted).await.expect("stuck runs are counted");
+    };
+    until(1).await;
+    *gate.0.lock().unwrap() = true;
+    gate.1.notify_all();
+    until(0).await;
+    let ended = async {
+        loop {
+            let run = scheduler.runs("late", &Page::default()).await.unwrap().items.remove(0);
+            if run.outcome.is_final() {
+                return run;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    let run = tokio::time::timeout(secs(60), ended).await.expect("the run ends");
+    // Its time was over when it yielded at last.
+    assert_eq!(run.outcome, RunOutcome::Failed, "{run:?}");
+    assert!(run.error.as_deref().unwrap().contains("20ms"), "{run:?}");
+    scheduler.stop(secs(5)).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_task_waits_for_its_executor_and_says_so() {
     let bench = Bench::new().await;
