@@ -23,25 +23,33 @@ use crate::store::{StoreError, TaskStore};
 
 /// The bounds of a scheduler.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "plugin", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct SchedulerConfig {
     /// Whether due tasks are run as soon as the scheduler is there.
     pub auto_start: bool,
     /// How many runs may be under way at once; further ones wait, the higher priority first.
+    #[cfg_attr(feature = "plugin", schemars(range(min = 1, max = 1_073_741_824)))]
     pub max_concurrent_tasks: usize,
     /// How many tasks there may be.
+    #[cfg_attr(feature = "plugin", schemars(range(min = 1, max = 1_073_741_824)))]
     pub max_tasks: usize,
     /// How many records of runs are kept.
+    #[cfg_attr(feature = "plugin", schemars(range(min = 1, max = 1_073_741_824)))]
     pub max_records: usize,
     /// How many of them one task may have.
+    #[cfg_attr(feature = "plugin", schemars(range(min = 1, max = 1_073_741_824)))]
     pub max_records_per_task: usize,
     /// How long after the end of a run its record is kept.
     #[serde(with = "runtime::duration_text")]
+    #[cfg_attr(feature = "plugin", schemars(with = "String"))]
     pub record_retention: Duration,
     /// How many runs of one task may wait for each other under `overlap: queue_all`.
+    #[cfg_attr(feature = "plugin", schemars(range(min = 1, max = 1_073_741_824)))]
     pub max_queued_runs: usize,
     /// How long one attempt may take where the task does not say.
     #[serde(with = "runtime::duration_text")]
+    #[cfg_attr(feature = "plugin", schemars(with = "String"))]
     pub default_timeout: Duration,
 }
 
@@ -208,7 +216,7 @@ impl SchedulerBuilder {
         let ids =
             RunIds { begun_ms: now.unsigned_abs() / 1000, salt: RandomState::new().hash_one(now) as u32 };
         let auto_start = config.auto_start && !self.start_later;
-        let mut core = Core::new(config.clone(), self.executors.clone(), ids, now);
+        let mut core = Core::new(config, self.executors.clone(), ids, now);
         core.tells = teller.is_some();
         let keeper = match (self.store, self.coordinator) {
             (None, None) => None,
@@ -229,7 +237,6 @@ impl SchedulerBuilder {
             clock: self.clock,
             executors: self.executors,
             node: self.node,
-            config,
             teller,
             wake: Notify::new(),
             work: Notify::new(),

@@ -41,6 +41,12 @@ pub trait Executor: Send + Sync + 'static {
         Ok(())
     }
 
+    /// The JSON schema (2020-12) of its payloads, for people and programs that write tasks; what is accepted
+    /// is up to [`Executor::check`].
+    fn payload_schema(&self) -> Option<Value> {
+        None
+    }
+
     /// One sentence about what it does.
     fn description(&self) -> &str {
         ""
@@ -448,18 +454,17 @@ impl ExecutorRegistry {
         let mut list: Vec<_> = names
             .slots
             .iter()
-            .map(|slot| ExecutorInfo {
-                name: slot.name.to_string(),
-                owner: slot.present.as_ref().and_then(|present| present.owner.clone()),
-                available: slot.present.is_some(),
-                description: slot
-                    .present
-                    .as_ref()
-                    .map_or_else(String::new, |present| present.executor.description().to_owned()),
-                active_runs: slot
-                    .present
-                    .as_ref()
-                    .map_or(0, |present| present.active.load(Ordering::Relaxed)),
+            .map(|slot| {
+                let present = slot.present.as_ref();
+                ExecutorInfo {
+                    name: slot.name.to_string(),
+                    owner: present.and_then(|present| present.owner.clone()),
+                    available: present.is_some(),
+                    description: present
+                        .map_or_else(String::new, |present| present.executor.description().to_owned()),
+                    payload_schema: present.and_then(|present| present.executor.payload_schema()),
+                    active_runs: present.map_or(0, |present| present.active.load(Ordering::Relaxed)),
+                }
             })
             .collect();
         list.sort_by(|a, b| a.name.cmp(&b.name));

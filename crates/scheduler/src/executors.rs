@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use event_bus::EventBus;
+use serde_json::{Value, json};
 use tracing::info;
 
 use crate::executor::{
@@ -28,6 +29,13 @@ impl Executor for Log {
             "task ran"
         );
         Ok(RunOutput::none())
+    }
+
+    fn payload_schema(&self) -> Option<Value> {
+        Some(json!({
+            "description": "any JSON; it stands in the log as the field `payload`",
+            "examples": [{ "message": "hello" }],
+        }))
     }
 
     fn description(&self) -> &str {
@@ -64,4 +72,40 @@ pub(crate) fn register(
 fn traceparent(run: &RunContext) -> String {
     let span = (run.run_id().as_u128() as u64) ^ (u64::from(run.attempt()) << 48);
     format!("00-{}-{:016x}-01", run.run_id().trace_id(), span.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the schema shows is what the executor takes, and what it does not name is refused.
+    #[cfg(feature = "http")]
+    #[tokio::test]
+    async fn schemas_say_what_is_taken() {
+        let registry = ExecutorRegistry::new();
+        let bus = EventBus::builder().build();
+        let _guards = register(&registry, Some(&bus)).unwrap();
+        for info in registry.list() {
+            let schema = info.payload_schema.expect("a schema");
+            let key = registry.find(&info.name).unwrap();
+            let executor = registry.present(key).unwrap().executor.clone();
+            let mut shown = std::collections::BTreeSet::new();
+            for example in schema["examples"].as_array().expect("examples") {
+                executor.check(example).unwrap();
+                shown.extend(example.as_object().unwrap().keys().cloned());
+                if schema["additionalProperties"] == false {
+                    let mut more = example.clone();
+                    more["unheard_of"] = 1.into();
+                    executor.check(&more).unwrap_err();
+                }
+            }
+            let known = schema["properties"].as_object().into_iter().flat_map(|named| named.keys());
+            assert!(known.clone().all(|name| shown.contains(name)), "{}: {schema}", info.name);
+            for name in schema["required"].as_array().into_iter().flatten() {
+                let mut less = schema["examples"][0].clone();
+                less.as_object_mut().unwrap().remove(name.as_str().unwrap());
+                executor.check(&less).unwrap_err();
+            }
+        }
+    }
 }

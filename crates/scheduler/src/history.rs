@@ -117,6 +117,13 @@ impl History {
         }
     }
 
+    /// Sets how many records are kept and how long; those beyond that go when the next one comes.
+    pub(crate) fn bound(&mut self, config: &SchedulerConfig) {
+        self.records_max = config.max_records.max(1);
+        self.per_task_max = u32::try_from(config.max_records_per_task).unwrap_or(u32::MAX);
+        self.age_max = span_micros(config.record_retention);
+    }
+
     /// Makes room for one more: takes a record out that has ended, if there are too many, and drops some of
     /// those that are too old.
     pub(crate) fn evict(&mut self, now: Micros) -> Option<(u64, Record)> {
@@ -297,6 +304,11 @@ mod tests {
         assert!(history.get(2).is_none());
         assert!(history.get(0).is_none());
         assert!(history.get(7).is_none());
+        history.get_mut(running).unwrap().outcome = RunOutcome::Running;
+        history.bound(&SchedulerConfig { max_records: 1, ..SchedulerConfig::default() });
+        last = push(&mut history, record(last, RunOutcome::Completed));
+        assert_eq!(history.chain(last).map(|(number, _)| number).collect::<Vec<_>>(), [7]);
+        assert!(history.get(running).is_some());
     }
 
     #[test]

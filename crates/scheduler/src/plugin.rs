@@ -6,11 +6,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use event_bus::{Event, SubscribeOptions, by_ref};
 use plugin_core::{
-    Health, InvalidManifest, Manifest, Permission, Plugin, PluginContext, PluginError, PluginKind,
-    RegisterError, Registration, SwapMode, Withdraw, Withdrawal,
+    ConfigError, ConfigSpec, Health, InvalidManifest, Manifest, Permission, Plugin, PluginContext,
+    PluginError, PluginKind, Reconfigured, RegisterError, Registration, SwapMode, Withdraw, Withdrawal,
 };
+use serde_json::{Map, Value};
 use tracing::warn;
 
+use crate::builder::{BuildError, SchedulerConfig};
 use crate::executor::{Executor, ExecutorGuard, RunContext, RunError, RunOutput, executor_fn};
 use crate::scheduler::Scheduler;
 use crate::spec::TaskSpec;
@@ -34,6 +36,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct SchedulerPlugin {
     scheduler: Scheduler,
+    built_with: SchedulerConfig,
     manifest: Manifest,
 }
 
@@ -46,12 +49,38 @@ impl SchedulerPlugin {
     pub fn new(scheduler: Scheduler) -> Result<Self, InvalidManifest> {
         let mut manifest = Manifest::new(SCHEDULER, env!("CARGO_PKG_VERSION"))?
             .description("runs tasks by cron expression, at intervals and once")
-            .kind(PluginKind::Service);
+            .kind(PluginKind::Service)
+            .config(Self::config());
         manifest.permissions.push(Permission::ServiceProvide(SCHEDULER.to_owned()));
         manifest.permissions.push(format!("event:subscribe:{UNLOADED}").parse()?);
         // Two of it would run each task twice.
         manifest.swap = SwapMode::Exclusive;
-        Ok(Self { scheduler, manifest })
+        Ok(Self { built_with: scheduler.config(), scheduler, manifest })
+    }
+}
+
+impl SchedulerPlugin {
+    /// What the section `[plugins.scheduler]` may say, for whoever checks it before there is a scheduler.
+    #[must_use]
+    pub fn config() -> ConfigSpec {
+        ConfigSpec::checked(|config: &SchedulerConfig| config.check().map_err(wrong))
+    }
+
+    /// Puts the plugin's section in force, above what the scheduler was built with.
+    fn configure(&self, ctx: &PluginContext) -> Result<(), PluginError> {
+        let mut config = serde_json::to_value(&self.built_with)?;
+        if let Value::Object(config) = &mut config {
+            config.extend(ctx.config::<Map<String, Value>>()?);
+        }
+        self.scheduler.reconfigure(plugin_core::decode(&config)?)?;
+        Ok(())
+    }
+}
+
+fn wrong(error: BuildError) -> ConfigError {
+    match error {
+        BuildError::Invalid { field, detail } => ConfigError::invalid(field, detail),
+        other => ConfigError::invalid("", other.to_string()),
     }
 }
 
@@ -62,6 +91,7 @@ impl Plugin for SchedulerPlugin {
     }
 
     async fn start(&self, ctx: PluginContext) -> Result<(), PluginError> {
+        self.configure(&ctx)?;
         ctx.provide::<Scheduler>(SCHEDULER, Arc::new(self.scheduler.clone()))?;
         let scheduler = self.scheduler.clone();
         let on_unload = by_ref(move |event: &Event| {
@@ -75,6 +105,11 @@ impl Plugin for SchedulerPlugin {
             self.scheduler.start();
         }
         Ok(())
+    }
+
+    async fn reconfigure(&self, ctx: PluginContext) -> Result<Reconfigured, PluginError> {
+        self.configure(&ctx)?;
+        Ok(Reconfigured::Applied)
     }
 
     async fn stop(&self, _ctx: PluginContext) -> Result<(), PluginError> {

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use crate::builder::{SchedulerBuilder, SchedulerConfig};
+use crate::builder::{BuildError, SchedulerBuilder, SchedulerConfig};
 use crate::core::{Action, Core, Ended, Insert, TaskSnapshot};
 use crate::def::{Def, payload_text};
 use crate::dispatch::{drive, work};
@@ -62,7 +62,6 @@ pub(crate) struct Inner {
     pub(crate) clock: SharedClock,
     pub(crate) executors: ExecutorRegistry,
     pub(crate) node: String,
-    pub(crate) config: SchedulerConfig,
     pub(crate) teller: Option<Teller>,
     /// Wakes the driver: what it sleeps for has changed.
     pub(crate) wake: Notify,
@@ -511,10 +510,30 @@ impl Scheduler {
         &self.inner.executors
     }
 
-    /// The bounds that it was built with.
+    /// The bounds in force.
     #[must_use]
-    pub fn config(&self) -> &SchedulerConfig {
-        &self.inner.config
+    pub fn config(&self) -> SchedulerConfig {
+        self.inner.core().config.clone()
+    }
+
+    /// Puts other bounds in force. What is there beyond them stays, but for records, which go as new
+    /// ones come; `auto_start` matters at the next start.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::Invalid`]; the bounds before are in force then.
+    pub fn reconfigure(&self, config: SchedulerConfig) -> Result<(), BuildError> {
+        config.check()?;
+        let now = self.inner.now();
+        let wanted = {
+            let mut core = self.inner.core();
+            core.history.bound(&config);
+            core.config = config;
+            core.wanted_at(now)
+        };
+        // There may be room for runs that wait.
+        self.inner.nudge(wanted);
+        Ok(())
     }
 
     fn view(&self, snapshot: Option<TaskSnapshot>, id: &str) -> Result<TaskView, TaskError> {

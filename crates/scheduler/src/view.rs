@@ -366,6 +366,8 @@ pub struct ExecutorInfo {
     pub available: bool,
     /// What it does.
     pub description: String,
+    /// The JSON schema (2020-12) of its payloads; null where it says nothing of them.
+    pub payload_schema: Option<serde_json::Value>,
     /// How many of its runs are under way.
     pub active_runs: u64,
 }

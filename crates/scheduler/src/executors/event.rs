@@ -1,9 +1,9 @@
 //! The executor `event`: publishes the payload's event.
 
 use async_trait::async_trait;
-use event_bus::{Event, EventBus, Topic, TraceContext};
+use event_bus::{Event, EventBus, MAX_TOPIC_BYTES, Topic, TraceContext};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::executor::{Executor, PayloadError, RunContext, RunError, RunOutput};
 
@@ -56,13 +56,32 @@ impl Executor for EventExecutor {
         let event: Event =
             event.build(&**self.bus.clock()).map_err(|error| RunError::permanent(error.to_string()))?;
         let published = self.bus.publish(event).await.map_err(|error| RunError::new(error.to_string()))?;
-        Ok(serde_json::json!({ "delivered_to": published.delivered_to }).into())
+        Ok(json!({ "delivered_to": published.delivered_to }).into())
     }
 
     fn check(&self, payload: &Value) -> Result<(), PayloadError> {
         let body = Body::deserialize(payload)
             .map_err(|error| PayloadError { field: String::new(), detail: error.to_string() })?;
         topic(&body).map(drop)
+    }
+
+    fn payload_schema(&self) -> Option<Value> {
+        Some(json!({
+            "type": "object",
+            "required": ["topic"],
+            "properties": {
+                "topic": {
+                    "type": "string",
+                    "minLength": 1,
+                    "maxLength": MAX_TOPIC_BYTES,
+                    "description": "the event's type; not below `plugin`, `system` or `scheduler`",
+                },
+                "data": { "description": "the event's data: any JSON" },
+                "target": { "type": ["string", "null"], "description": "whom it is meant for" },
+            },
+            "additionalProperties": false,
+            "examples": [{ "topic": "custom.report", "data": { "day": "today" }, "target": "billing" }],
+        }))
     }
 
     fn description(&self) -> &str {

@@ -152,6 +152,38 @@ impl Executor for HttpExecutor {
         body.call().map(drop)
     }
 
+    fn payload_schema(&self) -> Option<Value> {
+        Some(json!({
+            "type": "object",
+            "required": ["url"],
+            "properties": {
+                "url": { "type": "string", "format": "uri", "description": "an `http` or `https` URL" },
+                "method": {
+                    "type": ["string", "null"],
+                    "enum": ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", null],
+                    "description": "`GET` where it is left out, `POST` where there is a body",
+                },
+                "headers": {
+                    "type": "object",
+                    "maxProperties": HEADERS_MAX,
+                    "additionalProperties": { "type": "string" },
+                    "description": "beside `traceparent` and `idempotency-key`, which each call has",
+                },
+                "body": { "description": "a text is sent as it is, anything else as JSON" },
+            },
+            "additionalProperties": false,
+            "examples": [
+                { "url": "https://example.com/health" },
+                {
+                    "url": "https://example.com/reports",
+                    "method": "PUT",
+                    "headers": { "accept": "application/json" },
+                    "body": { "day": "today" },
+                },
+            ],
+        }))
+    }
+
     fn description(&self) -> &str {
         "calls a URL: the payload's `url`, `method`, `headers` and `body`"
     }

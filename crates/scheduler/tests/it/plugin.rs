@@ -1,5 +1,5 @@
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -7,10 +7,13 @@ use async_trait::async_trait;
 use event_bus::EventBus;
 use plugin_core::{
     Directory, Host, Live, Manifest, Permissions, Plugin, PluginContext, PluginError, PluginName,
-    PublishError, RegisterError, Scope, ScopeOptions, ServiceKey, Slot, Withdrawal,
+    PublishError, Reconfigured, RegisterError, Scope, ScopeOptions, ServiceKey, Slot, Withdrawal,
 };
 use runtime::VirtualClock;
-use scheduler::{PluginTasks, RunOutput, Scheduler, SchedulerPlugin, Task, TaskError, TaskStatus};
+use scheduler::{
+    PluginTasks, RunContext, RunError, RunOutput, Scheduler, SchedulerConfig, SchedulerPlugin, Task,
+    TaskError, TaskStatus, executor_fn,
+};
 use serde_json::json;
 use tokio::runtime::Handle;
 
@@ -131,6 +134,65 @@ impl World {
         tokio::time::sleep(Duration::from_micros(1)).await;
         std::mem::take(&mut self.ran.lock().unwrap())
     }
+}
+
+/// What the section says goes above what the scheduler was built with, live, and what is wrong changes nothing.
+#[tokio::test(start_paused = true)]
+async fn its_bounds_are_configured_while_it_runs() {
+    let scheduler_config =
+        SchedulerConfig { max_tasks: 5, max_concurrent_tasks: 1, ..SchedulerConfig::default() };
+    let scheduler = Scheduler::builder().config(scheduler_config).start_later().build().await.unwrap();
+    let plugin = SchedulerPlugin::new(scheduler.clone()).unwrap();
+    let spec = plugin.manifest().config.unwrap();
+    for (section, path) in [
+        (json!({"max_tasks": 0}), "max_tasks"),
+        (json!({"max_task": 1}), "max_task"),
+        (json!({"default_timeout": "soon"}), "default_timeout"),
+    ] {
+        assert_eq!(spec.check(&section).unwrap_err().path(), path);
+    }
+    let world = World::new().await;
+    let ctx = |config| {
+        let options = ScopeOptions {
+            permissions: Permissions::new(plugin.manifest().permissions),
+            manifest: Arc::new(plugin.manifest()),
+            config,
+            incarnation: 1,
+        };
+        Scope::open(world.host.clone(), Slot::new(PluginName::new("scheduler").unwrap()), options).context()
+    };
+    assert!(plugin.reconfigure(ctx(json!({"max_records": 0}))).await.is_err());
+    assert_eq!(scheduler.config().max_records, SchedulerConfig::default().max_records);
+    let applied = plugin.reconfigure(ctx(json!({"max_records": 7}))).await.unwrap();
+    assert_eq!(applied, Reconfigured::Applied);
+    assert_eq!((scheduler.config().max_records, scheduler.config().max_tasks), (7, 5));
+}
+
+/// Runs that wait for room get it as soon as there is more.
+#[tokio::test(start_paused = true)]
+async fn more_room_is_used_at_once() {
+    let config = SchedulerConfig { max_concurrent_tasks: 1, ..SchedulerConfig::default() };
+    let scheduler = Scheduler::builder()
+        .clock(VirtualClock::starting_at(at(NOON)))
+        .config(config.clone())
+        .build()
+        .await
+        .unwrap();
+    let started = Arc::new(AtomicU64::new(0));
+    let count = started.clone();
+    let endless = executor_fn(move |_: RunContext| {
+        count.fetch_add(1, Ordering::SeqCst);
+        async { std::future::pending::<Result<RunOutput, RunError>>().await }
+    });
+    let _guard = scheduler.registry().register("endless", None, endless).unwrap();
+    for id in ["a", "b", "c"] {
+        scheduler.create(Task::once(id, secs(1)).executor("endless")).await.unwrap();
+    }
+    tokio::time::sleep(secs(10)).await;
+    assert_eq!(started.load(Ordering::SeqCst), 1);
+    scheduler.reconfigure(SchedulerConfig { max_concurrent_tasks: 3, ..config }).unwrap();
+    tokio::time::sleep(secs(10)).await;
+    assert_eq!(started.load(Ordering::SeqCst), 3);
 }
 
 fn task(id: &str) -> Task {
