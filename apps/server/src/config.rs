@@ -1,27 +1,34 @@
 //! The host's configuration: its sections, where they come from, and whether they are right.
 
+mod problems;
+
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
-use http_api::HttpConfig;
+use anyhow::bail;
 use plugin_core::{
-    ConfigError, ConfigSource, EnvSource, FileSource, Layer, OverrideFile, Settings, assign, decode,
+    ConfigError, ConfigSource, ConfigSpec, EnvSource, FileSource, Layer, OverrideFile, Settings, assign,
+    decode,
 };
 use plugin_manager::ManagerConfig;
-use scheduler::SchedulerConfig;
+use scheduler::SCHEDULER;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use telemetry::{LogFilter, LogFormat};
 
-use crate::flags::Flags;
-use crate::wiring::HTTP;
+use self::problems::{Problems, without_problems};
+use crate::flags::{Flags, setting};
+
+/// What the flags call themselves as a source.
+const COMMAND_LINE: &str = "command line";
+const HTTP_PORT: &str = "plugins.http.port";
 
 /// Environment variables with a name of their own.
 const SHORT_NAMES: [(&str, &str); 5] = [
     ("APP_ENV", "env"),
     ("GO_ENV", "env"),
     ("LOG_LEVEL", "log.level"),
-    ("HTTP_PORT", "plugins.http.port"),
+    ("HTTP_PORT", HTTP_PORT),
     ("HTTP_HOST", "plugins.http.host"),
 ];
 
@@ -109,43 +116,87 @@ pub(crate) struct Loaded {
     pub(crate) overrides: OverrideFile,
 }
 
-/// Reads all layers and checks the host's part.
+/// Reads all layers and checks them, the plugins' sections by what each plugin takes.
+///
+/// # Errors
+///
+/// [`Problems`] with everything that is wrong.
 pub(crate) async fn load(
     flags: &Flags,
     variables: impl IntoIterator<Item = (String, String)>,
+    sections: &BTreeMap<String, Option<ConfigSpec>>,
 ) -> anyhow::Result<Loaded> {
+    let environment = EnvSource::new(variables, SHORT_NAMES);
+    let mut problems = Problems::new(&environment, flags);
     let mut settings = Settings::new();
     settings.set_layer(Layer::Default, "built in", defaults()?);
     let file = match &flags.config {
         Some(path) => FileSource::required(path),
         None => FileSource::optional("gantry.toml"),
     };
-    for source in [&file as &dyn ConfigSource, &EnvSource::new(variables, SHORT_NAMES)] {
-        let values = source.load().await.context("read the configuration")?;
-        settings.set_layer(source.layer(), source.name(), short_sections(values)?);
+    for source in [&file as &dyn ConfigSource, &environment] {
+        let values = source.load().await.and_then(short_sections);
+        let values = problems.note(&source.name(), values).unwrap_or_default();
+        settings.set_layer(source.layer(), source.name(), values);
     }
-    settings.set_layer(Layer::Flag, "command line", short_sections(flag_values(flags))?);
+    for variable in environment.misnamed() {
+        problems.add(variable, "the name has a part that is empty");
+    }
+    let values = flag_values(flags, &mut problems);
+    let values = problems.note(COMMAND_LINE, short_sections(values)).unwrap_or_default();
+    settings.set_layer(Layer::Flag, COMMAND_LINE, values);
 
     // What operators set stands below the environment, but the folder that it is in is a setting itself.
-    let data_dir = decode_host(&settings)?.data_dir;
-    if data_dir.as_os_str().is_empty() {
-        return Err(ConfigError::invalid("data_dir", "is empty").into());
+    let data_dir = read_host(&without_problems(&settings, read_host)).map(|host| host.data_dir);
+    let overrides = OverrideFile::new(data_dir.unwrap_or_default().join("config.json"));
+    if let Some(kept) = problems.note(&overrides.name(), overrides.load().await) {
+        settings.set_layer(Layer::Api, overrides.name(), kept);
     }
-    let overrides = OverrideFile::new(data_dir.join("config.json"));
-    let kept = overrides.load().await.context("read the settings that operators made")?;
-    settings.set_layer(Layer::Api, overrides.name(), kept);
 
-    let host = decode_host(&settings)?;
-    if host.node.trim().is_empty() {
-        return Err(ConfigError::invalid("node", "is empty").into());
+    let rest = problems.find(settings.clone(), &known_keys(&settings, sections), |rest| {
+        read_host(rest)?;
+        check_sections(rest, sections)
+    });
+    problems.none()?;
+    Ok(Loaded { host: read_host(&rest)?, settings, overrides })
+}
+
+/// The host's part of the layers, whose values are within their bounds.
+fn read_host(settings: &Settings) -> Result<HostConfig, ConfigError> {
+    let host: HostConfig = decode(&settings.effective())?;
+    for (key, is_empty) in
+        [("data_dir", host.data_dir.as_os_str().is_empty()), ("node", host.node.trim().is_empty())]
+    {
+        if is_empty {
+            return Err(ConfigError::invalid(key, "is empty"));
+        }
     }
     host.manager.check().map_err(|error| error.under("manager"))?;
     host.log.filter()?;
     host.log.format(host.env)?;
-    Ok(Loaded { settings, host, overrides })
+    Ok(host)
 }
 
-/// Every setting of what is always there. `apps/server/gantry.toml` says the same to people.
+/// Each plugin's section, by what the plugin takes.
+fn check_sections(
+    settings: &Settings,
+    sections: &BTreeMap<String, Option<ConfigSpec>>,
+) -> Result<(), ConfigError> {
+    let Value::Object(plugins) = settings.section(&["plugins"]) else { return Ok(()) };
+    for (name, section) in &plugins {
+        let path = format!("plugins.{name}");
+        match sections.get(name) {
+            Some(Some(spec)) => spec.check(section).map_err(|error| error.under(&path))?,
+            Some(None) => return Err(ConfigError::invalid(path, "the plugin takes no configuration")),
+            // What an operator said of a plugin that was loaded waits for it to be loaded again.
+            None if settings.origin(&["plugins", name]).is_none_or(|of| of.layer == Layer::Api) => {}
+            None => return Err(ConfigError::invalid(path, "there is no plugin of this name")),
+        }
+    }
+    Ok(())
+}
+
+/// Every setting of the host itself; plugins know their own. `apps/server/gantry.toml` says both to people.
 fn defaults() -> anyhow::Result<Map<String, Value>> {
     let host = HostConfig::default();
     let values = json!({
@@ -154,10 +205,6 @@ fn defaults() -> anyhow::Result<Map<String, Value>> {
         "node": host.node,
         "log": { "level": host.log.level },
         "manager": host.manager,
-        "plugins": {
-            scheduler::SCHEDULER: SchedulerConfig::default(),
-            HTTP: HttpConfig::default(),
-        },
     });
     match values {
         Value::Object(values) => Ok(values),
@@ -165,89 +212,49 @@ fn defaults() -> anyhow::Result<Map<String, Value>> {
     }
 }
 
-fn decode_host(settings: &Settings) -> Result<HostConfig, ConfigError> {
-    decode(&settings.effective())
+/// Every key that there is, for telling what a wrong one may have been meant for.
+fn known_keys(settings: &Settings, sections: &BTreeMap<String, Option<ConfigSpec>>) -> Value {
+    let mut known = Settings::new();
+    known.set_layer(Layer::Default, "", settings.layer(Layer::Default).cloned().unwrap_or_default());
+    known.set_section(Layer::Default, &["log", "format"], Some(Value::Null));
+    for (name, spec) in sections {
+        let properties = spec.as_ref().and_then(|spec| spec.schema().get("properties")?.as_object());
+        let keys = properties.into_iter().flat_map(Map::keys).map(|key| (key.clone(), Value::Null));
+        known.set_section(Layer::Default, &["plugins", name], Some(Value::Object(keys.collect())));
+    }
+    known.set_section(Layer::Default, &[SCHEDULER], Some(Value::Null));
+    known.effective()
 }
 
-fn flag_values(flags: &Flags) -> Map<String, Value> {
+fn flag_values(flags: &Flags, problems: &mut Problems<'_>) -> Map<String, Value> {
     let mut values = Map::new();
-    for (key, value) in &flags.set {
-        assign(&mut values, key, value);
+    for text in &flags.set {
+        match setting(text) {
+            Ok((key, value)) => assign(&mut values, key, value),
+            // Without the text: what stands in the wrong place may be a secret.
+            Err(wrong) => problems.add("--set", wrong),
+        }
     }
     if let Some(folder) = &flags.data_dir {
         values.insert("data_dir".to_owned(), Value::String(folder.display().to_string()));
     }
     if let Some(port) = flags.port {
-        assign(&mut values, "plugins.http.port", &port.to_string());
+        assign(&mut values, HTTP_PORT, &port.to_string());
     }
     values
 }
 
 /// `[scheduler]` is short for `[plugins.scheduler]`: the scheduler is a plugin like any other.
 fn short_sections(mut values: Map<String, Value>) -> Result<Map<String, Value>, ConfigError> {
-    let Some(section) = values.remove("scheduler") else { return Ok(values) };
+    let Some(section) = values.remove(SCHEDULER) else { return Ok(values) };
     let plugins = values.entry("plugins").or_insert_with(|| Value::Object(Map::new()));
     if let Value::Object(plugins) = plugins
-        && plugins.insert("scheduler".to_owned(), section).is_some()
+        && plugins.insert(SCHEDULER.to_owned(), section).is_some()
     {
-        return Err(ConfigError::invalid("scheduler", "given a second time as `plugins.scheduler`"));
+        return Err(ConfigError::invalid(SCHEDULER, "given a second time as `plugins.scheduler`"));
     }
     Ok(values)
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-
-    async fn load_with(arguments: &[&str], variables: &[(&str, &str)]) -> anyhow::Result<Loaded> {
-        let flags = Flags::parse_from(std::iter::once(&"gantry-server").chain(arguments));
-        load(&flags, variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))).await
-    }
-
-    #[tokio::test]
-    async fn flags_prevail_over_the_environment_and_that_over_defaults() {
-        let variables = [("HTTP_PORT", "9000"), ("GO_ENV", "production"), ("GANTRY__NODE", "n1")];
-        let loaded = load_with(&["--port", "9001"], &variables).await.unwrap();
-        assert_eq!(loaded.host.plugins["http"]["port"], 9001);
-        assert_eq!(loaded.host.env, Environment::Production);
-        assert_eq!(loaded.host.node, "n1");
-        assert_eq!(loaded.settings.origin(&["node"]).unwrap().layer, Layer::Environment);
-    }
-
-    #[tokio::test]
-    async fn the_schedulers_section_has_a_short_name() {
-        let loaded = load_with(&["--set", "scheduler.auto_start=false"], &[]).await.unwrap();
-        assert_eq!(loaded.host.plugins["scheduler"]["auto_start"], false);
-        let twice = ["--set", "scheduler.a=1", "--set", "plugins.scheduler.a=1"];
-        assert!(load_with(&twice, &[]).await.is_err());
-    }
-
-    /// The file that people read has every key, with the default that is in force without it.
-    #[tokio::test]
-    async fn the_sample_file_says_what_is_built_in() {
-        let sample = FileSource::required(concat!(env!("CARGO_MANIFEST_DIR"), "/gantry.toml"));
-        let said = short_sections(sample.load().await.unwrap()).unwrap();
-        assert_eq!(Value::Object(said), Value::Object(defaults().unwrap()));
-    }
-
-    #[tokio::test]
-    async fn promise_10_what_is_wrong_is_named() {
-        for (arguments, expected) in [
-            (["--set", "mangler.auto_load=true"], "`mangler`: unknown"),
-            (["--set", "manager.auto_laod=true"], "`manager.auto_laod`: unknown"),
-            (["--set", "manager.auto_load=3"], "`manager.auto_load`: "),
-            (["--set", "log.level=lout"], "`log.level`: "),
-            (["--set", "log.format=xml"], "`log.format`: "),
-            (["--set", "env=staging"], "`env`: "),
-            (["--set", "node="], "`node`: is empty"),
-            (["--set", "data_dir="], "`data_dir`: is empty"),
-            (["--set", "manager.drain_deadline=5"], "expected a duration such as `500ms`"),
-            (["--config", "absent.toml"], "absent.toml"),
-        ] {
-            let error = format!("{:#}", load_with(&arguments, &[]).await.unwrap_err());
-            assert!(error.contains(expected), "{arguments:?}: {error}");
-        }
-    }
-}
+mod tests;

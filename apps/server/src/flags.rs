@@ -16,7 +16,7 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
-    /// Says what is wrong with the configuration, or that nothing is, and ends without starting.
+    /// Says everything that is wrong with the configuration, or that nothing is, and ends without starting.
     #[arg(long)]
     pub(crate) check_config: bool,
 
@@ -29,16 +29,17 @@ pub(crate) struct Flags {
     pub(crate) port: Option<u16>,
 
     /// Any setting, such as `--set manager.auto_load=true`. May be given more than once.
-    #[arg(long, value_name = "KEY=VALUE", value_parser = setting)]
-    pub(crate) set: Vec<(String, String)>,
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
 }
 
-fn setting(text: &str) -> Result<(String, String), String> {
+/// The key and the value of a `--set`.
+pub(crate) fn setting(text: &str) -> Result<(&str, &str), &'static str> {
     let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
     if key.is_empty() || key.split('.').any(str::is_empty) {
-        return Err("the key is empty or has an empty part".to_owned());
+        return Err("the key is empty or has an empty part");
     }
-    Ok((key.to_owned(), value.to_owned()))
+    Ok((key, value))
 }
 
 #[cfg(test)]
@@ -54,7 +55,7 @@ mod tests {
 
     #[test]
     fn settings_have_a_key_and_a_value() {
-        assert_eq!(setting("a.b=c=d"), Ok(("a.b".to_owned(), "c=d".to_owned())));
+        assert_eq!(setting("a.b=c=d"), Ok(("a.b", "c=d")));
         for text in ["a", "=x", "a..b=1", ".a=1"] {
             assert!(setting(text).is_err(), "{text}");
         }

@@ -79,10 +79,9 @@ async fn serve_on(
     setup: impl FnOnce(&mut Host) -> Result<(), BoxError>,
     plugins: &Runtime,
 ) -> anyhow::Result<()> {
-    let loaded = config::load(flags, std::env::vars()).await?;
     let mut host = Host::new()?;
     setup(&mut host).map_err(|error| anyhow::anyhow!(error)).context("set up the host")?;
-    wiring::check(&loaded, &host)?;
+    let loaded = config::load(flags, std::env::vars(), &wiring::sections(&host)?).await?;
     if flags.check_config {
         say("the configuration is right");
         return Ok(());

@@ -1,19 +1,19 @@
 //! Which parts there are, and who knows whom.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use event_bus::EventBus;
-use http_api::HttpPlugin;
+use http_api::{HTTP, HttpPlugin};
 use management::Management;
-use plugin_core::{ConfigError, Manifest, Plugin, PluginLoader, State, decode};
+use plugin_core::{ConfigSpec, Plugin, PluginLoader, State, decode};
 use plugin_manager::{ManagerError, PluginManager, PluginOptions, StartReport};
 use registry::ServiceDirectory;
 use runtime::{SystemClock, TaskOwner};
-use scheduler::{Scheduler, SchedulerConfig, SchedulerPlugin};
-use serde_json::Value;
+use scheduler::{SCHEDULER, Scheduler, SchedulerPlugin};
 use telemetry::Telemetry;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -36,57 +36,20 @@ pub(crate) struct Running {
 /// How many recent events can be looked at, and streams resumed from.
 const HISTORY: usize = 10_000;
 
-/// The transport plugin.
-pub(crate) const HTTP: &str = "http";
-
-/// Checks the plugins' sections, each by its plugin.
-pub(crate) fn check(loaded: &Loaded, host: &Host) -> anyhow::Result<()> {
-    scheduler_config(loaded)?;
-    let built_in = http_manifest()?;
-    let types: Vec<_> = host.factory.types().into_iter().map(|of| of.manifest).collect();
-    let own: Vec<_> = host.plugins.iter().map(|(plugin, _)| plugin.manifest()).collect();
-    for manifest in &own {
+/// What each plugin's section may say, by the plugin's name; nothing for one that takes none.
+pub(crate) fn sections(host: &Host) -> anyhow::Result<BTreeMap<String, Option<ConfigSpec>>> {
+    let mut sections = BTreeMap::new();
+    for manifest in host.factory.types().into_iter().map(|of| of.manifest) {
+        sections.insert(manifest.name.to_string(), manifest.config.clone());
+    }
+    for (plugin, _) in &host.plugins {
+        let manifest = plugin.manifest();
         manifest.check()?;
+        sections.insert(manifest.name.to_string(), manifest.config);
     }
-    let known = || std::iter::once(&built_in).chain(&own).chain(&types);
-    for (name, section) in &loaded.host.plugins {
-        if name == scheduler::SCHEDULER {
-            continue;
-        }
-        let path = format!("plugins.{name}");
-        let Some(manifest) = known().find(|manifest| manifest.name == *name.as_str()) else {
-            bail!(ConfigError::invalid(path, "there is no plugin of this name"));
-        };
-        check_section(manifest, section).map_err(|error| error.under(&path))?;
-    }
-    Ok(())
-}
-
-fn check_section(manifest: &Manifest, section: &Value) -> Result<(), ConfigError> {
-    match &manifest.config {
-        Some(spec) => spec.check(section),
-        None => Err(ConfigError::invalid("", "the plugin takes no configuration")),
-    }
-}
-
-/// The transport's manifest, asked of one that serves nothing.
-fn http_manifest() -> anyhow::Result<Manifest> {
-    Ok(HttpPlugin::new(Management::builder().build()).manifest())
-}
-
-fn scheduler_config(loaded: &Loaded) -> anyhow::Result<SchedulerConfig> {
-    let path = format!("plugins.{}", scheduler::SCHEDULER);
-    let section = loaded.settings.section(&["plugins", scheduler::SCHEDULER]);
-    let config: SchedulerConfig = decode(&section).map_err(|error| error.under(&path))?;
-    config.check().map_err(|error| error_under(&path, error))?;
-    Ok(config)
-}
-
-fn error_under(path: &str, error: scheduler::BuildError) -> ConfigError {
-    match error {
-        scheduler::BuildError::Invalid { field, detail } => ConfigError::invalid(field, detail).under(path),
-        other => ConfigError::invalid(path, other.to_string()),
-    }
+    sections.insert(SCHEDULER.to_owned(), Some(SchedulerPlugin::config()));
+    sections.insert(HTTP.to_owned(), Some(HttpPlugin::config()));
+    Ok(sections)
 }
 
 /// Puts the host together and starts its plugins.
@@ -107,7 +70,7 @@ pub(crate) async fn start(
             .clock(clock.clone())
             .bus(bus.clone())
             .node(&loaded.host.node)
-            .config(scheduler_config(&loaded)?)
+            .config(decode(&loaded.settings.section(&["plugins", SCHEDULER]))?)
             .start_later()
             .build()
             .await

@@ -24,6 +24,7 @@ use crate::envelope::{ErrorEnvelope, JSON, NO_STORE, Refusal};
 use crate::extract::{Scope, read_body, too_large};
 use crate::lanes::Lanes;
 use crate::origin::{HostPolicy, check_same_origin};
+use crate::plugin::HTTP;
 use crate::shared::Shared;
 use crate::{HttpConfig, dry_run, measure, routes};
 
@@ -101,7 +102,7 @@ impl Api {
         let request_id = parts.headers.get(REQUEST_ID).filter(|id| is_request_id(id)).cloned();
         let method = parts.method.clone();
         let dry_run = if is_write(&parts) { dry_run::take(&mut parts.uri) } else { Ok(false) };
-        let caller = Caller::developer(Origin { transport: "http", address: peer }, trace)
+        let caller = Caller::developer(Origin { transport: HTTP, address: peer }, trace)
             .dry_run(matches!(dry_run, Ok(true)));
         let scope = Arc::new(Scope::new(caller));
         let answer = async {

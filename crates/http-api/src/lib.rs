@@ -51,5 +51,5 @@ mod sse;
 pub use api::Api;
 pub use body::AnswerBody;
 pub use config::{HttpConfig, InvalidHttpConfig};
-pub use plugin::HttpPlugin;
+pub use plugin::{HTTP, HttpPlugin};
 pub use serve::Server;

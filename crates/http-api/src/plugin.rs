@@ -19,6 +19,9 @@ use crate::lanes::Lanes;
 use crate::serve::{Accept, Server};
 use crate::{Api, HttpConfig};
 
+/// The name of the plugin, and of the transport in the origin of its requests.
+pub const HTTP: &str = "http";
+
 /// The HTTP transport: the management API and the plugins' routes, on one address.
 ///
 /// Its configuration is [`HttpConfig`], in the section `[plugins.http]`.
@@ -60,6 +63,14 @@ impl HttpPlugin {
         self.address.subscribe()
     }
 
+    /// What the section `[plugins.http]` may say, for whoever checks it before there is a host.
+    #[must_use]
+    pub fn config() -> ConfigSpec {
+        ConfigSpec::checked(|config: &HttpConfig| {
+            config.check().map_err(|error| ConfigError::invalid(error.key, error.detail))
+        })
+    }
+
     /// Listens as the configuration says, and accepts.
     async fn open(&self, ctx: &PluginContext) -> Result<Serving, PluginError> {
         let config: HttpConfig = ctx.config()?;
@@ -69,7 +80,7 @@ impl HttpPlugin {
         // plugins' code can block all threads of theirs.
         let opening = self.runtime.clone().unwrap_or_else(|| plugins.clone());
         let (opener, at) = (ctx.clone(), config.address());
-        let listener = opening.spawn(async move { opener.listen("http", at).await }).await??;
+        let listener = opening.spawn(async move { opener.listen(HTTP, at).await }).await??;
         let address = listener.address();
         let drain_deadline = config.drain_deadline;
         let (handle, api) = match &self.runtime {
@@ -81,7 +92,7 @@ impl HttpPlugin {
         };
         let server = Arc::new(Server::on(&handle, api));
         let accepting = ctx.cancelled().child_token();
-        let accepts = TaskOwner::on(handle, "http");
+        let accepts = TaskOwner::on(handle, HTTP);
         let (accepted, stopped) = (Arc::clone(&server), accepting.clone());
         accepts.spawn("accept", async move { accepted.accept(&listener, stopped).await });
         self.address.send_replace(Some(address));
@@ -118,14 +129,11 @@ impl Accept for HostListener {
 impl Plugin for HttpPlugin {
     #[expect(clippy::expect_used, reason = "name and version are constants, and a test makes the manifest")]
     fn manifest(&self) -> Manifest {
-        let config = ConfigSpec::checked(|config: &HttpConfig| {
-            config.check().map_err(|error| ConfigError::invalid(error.key, error.detail))
-        });
-        Manifest::new("http", env!("CARGO_PKG_VERSION"))
+        Manifest::new(HTTP, env!("CARGO_PKG_VERSION"))
             .expect("a name and a version")
             .description("serves the management API and the routes of plugins over HTTP/1.1 and HTTP/2")
             .kind(PluginKind::Transport)
-            .config(config)
+            .config(Self::config())
     }
 
     async fn initialize(&self, ctx: PluginContext) -> Result<(), PluginError> {

@@ -29,11 +29,14 @@ impl Management {
     /// For callers without a role.
     pub fn config(&self, caller: &Caller, page: &PageRequest) -> Result<Page<ConfigValue>, Problem> {
         caller.require(Role::Viewer)?;
-        let Some(manager) = &self.inner.manager else {
-            return Ok(page.of_sorted(Vec::new(), |value: &ConfigValue| &value.path));
-        };
-        let values = manager.settings().values();
-        let shown = values.into_iter().map(|value| {
+        Ok(page.of_sorted(self.config_values(""), |value| &value.path))
+    }
+
+    /// The values whose path begins so, by path.
+    pub(crate) fn config_values(&self, prefix: &str) -> Vec<ConfigValue> {
+        let Some(manager) = &self.inner.manager else { return Vec::new() };
+        let values = manager.settings().values().into_iter().filter(|value| value.path.starts_with(prefix));
+        let shown = values.map(|value| {
             let secret = is_secret(&value.path, |plugin, path| {
                 let record = manager.registry().get(plugin)?;
                 let schema = record.manifest.config.as_ref()?.schema().clone();
@@ -48,7 +51,7 @@ impl Management {
         });
         let mut shown: Vec<_> = shown.collect();
         shown.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok(page.of_sorted(shown, |value| &value.path))
+        shown
     }
 }
 

@@ -167,7 +167,11 @@ impl Folder {
             Step::Unload { file, name } => {
                 let unloaded = self.shared.unload(name.as_str(), &Change::default()).await;
                 if let Ok(()) | Err(ManagerError::NotFound(_)) = unloaded {
-                    self.shared.settings().set_section(Layer::File, &["plugins", name.as_str()], None);
+                    let path = ["plugins", name.as_str()];
+                    let before = self.shared.settings().section(&path);
+                    self.shared.settings().set_section(Layer::File, &path, None);
+                    let after = self.shared.settings().section(&path);
+                    self.shared.tell_config_changed(&name, Layer::File, &before, &after);
                     self.in_force.remove(&file);
                     self.errors.remove(&file);
                 } else if let Err(error) = unloaded {
@@ -235,6 +239,7 @@ impl Folder {
         }
         // The new version is to find its configuration there, and the old one its own if the swap fails.
         let path = ["plugins", name.as_str()];
+        let in_force = self.shared.settings().section(&path);
         let before = crate::supervisor::section_of(&self.shared.settings(), Layer::File, &path);
         self.shared.settings().set_section(
             Layer::File,
@@ -249,6 +254,9 @@ impl Folder {
         let swapped = self.shared.swap(name.as_str(), request).await;
         if swapped.is_err() {
             self.shared.settings().set_section(Layer::File, &path, before);
+        } else {
+            let after = self.shared.settings().section(&path);
+            self.shared.tell_config_changed(name, Layer::File, &in_force, &after);
         }
         swapped.map(drop)
     }

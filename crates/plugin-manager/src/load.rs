@@ -177,7 +177,10 @@ impl Shared {
         let version = manifest.version.clone();
         self.clone().register(plugin, manifest, options, &json!({ "type": request.type_name }))?;
         if section.is_some() {
+            let before = self.settings().section(&path);
             self.settings().set_section(layer, &path, section);
+            let after = self.settings().section(&path);
+            self.tell_config_changed(&name, layer, &before, &after);
         }
         let data = json!({ "plugin": name, "type": request.type_name, "version": version });
         self.emit("plugin.loaded", Some(&name), data);

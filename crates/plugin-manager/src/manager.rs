@@ -15,7 +15,7 @@ use tokio::sync::{Notify, mpsc};
 use crate::autoload::Folder;
 use crate::builder::PluginManagerBuilder;
 use crate::shared::{Entry, Shared, Status};
-use crate::supervisor::{Grants, MAILBOX, Parts, Supervisor};
+use crate::supervisor::{Grants, MAILBOX, Parts, Supervisor, show_defaults};
 use crate::{
     GraphView, LoadRequest, ManagerConfig, ManagerError, PluginStatusView, PluginView, RestartConfig,
     StartReport, StopReport, SwapRequest, TypeView,
@@ -221,17 +221,24 @@ impl PluginManager {
     /// [`ManagerError::NotFound`].
     pub fn config_of(&self, name: &str) -> Result<Value, ManagerError> {
         let record = self.shared.registry.get(name).ok_or_else(|| not_found(name))?;
-        let value = self.shared.settings().section(&["plugins", name]);
+        let mut settings = self.shared.settings().clone();
+        show_defaults(&mut settings, &record.manifest);
+        let value = settings.section(&["plugins", name]);
         Ok(match &record.manifest.config {
             Some(spec) => mask(spec.schema(), &value),
             None => value,
         })
     }
 
-    /// The host's configuration with all its layers. Secrets are not masked.
+    /// The host's configuration with all its layers, the defaults of plugins among them. Secrets are not
+    /// masked.
     #[must_use]
     pub fn settings(&self) -> Settings {
-        self.shared.settings().clone()
+        let mut settings = self.shared.settings().clone();
+        for record in self.shared.registry.list() {
+            show_defaults(&mut settings, &record.manifest);
+        }
+        settings
     }
 
     /// All plugins, by name.

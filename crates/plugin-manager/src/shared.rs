@@ -1,15 +1,15 @@
 //! What supervisors and operations have in common.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use event_bus::{Event, Topic};
-use plugin_core::{Host, OverrideFile, PluginLoader, PluginName, Scope, Settings};
+use plugin_core::{Host, Layer, OverrideFile, PluginLoader, PluginName, Scope, Settings};
 use registry::{PluginRegistry, ServiceDirectory};
 use runtime::{CancellationToken, TaskOwner, Timestamp};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::supervisor::{Command, Grants};
@@ -152,6 +152,21 @@ impl Shared {
         }
     }
 
+    /// Says which keys of a plugin's section have other values in force, and never which: some are secret.
+    pub(crate) fn tell_config_changed(
+        &self,
+        plugin: &PluginName,
+        layer: Layer,
+        before: &Value,
+        after: &Value,
+    ) {
+        let mut paths = Vec::new();
+        changed_paths(&format!("plugins.{plugin}"), before, after, &mut paths);
+        if !paths.is_empty() {
+            self.emit("system.config_changed", None, json!({ "layer": layer, "paths": paths }));
+        }
+    }
+
     /// Publishes one of the host's events. A bus that refuses it is shut down, which is not the manager's to
     /// mend.
     pub(crate) fn emit(&self, topic: &'static str, target: Option<&PluginName>, data: Value) {
@@ -167,5 +182,24 @@ impl Shared {
         if let Err(error) = published {
             tracing::debug!(topic, error, "event not published");
         }
+    }
+}
+
+/// The paths of the keys in which two values differ, up to a bound.
+fn changed_paths(path: &str, before: &Value, after: &Value, into: &mut Vec<String>) {
+    const PATHS_MAX: usize = 100;
+    if into.len() >= PATHS_MAX {
+        return;
+    }
+    match (before, after) {
+        (Value::Object(before), Value::Object(after)) => {
+            let keys: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+            for key in keys {
+                let value = |of: &Map<String, Value>| of.get(key).cloned().unwrap_or_default();
+                changed_paths(&format!("{path}.{key}"), &value(before), &value(after), into);
+            }
+        }
+        _ if before != after => into.push(path.to_owned()),
+        _ => {}
     }
 }

@@ -22,7 +22,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
-pub(crate) use self::configure::section_of;
+pub(crate) use self::configure::{section_of, show_defaults};
 use self::health::{Asked, HealthCall};
 pub(crate) use self::swap::SwapOrder;
 use crate::restart::Failures;

@@ -151,7 +151,39 @@ async fn the_configuration_in_force_is_shown_with_its_origin() {
         (&json!(false), &json!("default"))
     );
     assert_eq!(of("plugins.http.port")["layer"], "environment");
-    assert_eq!(of("plugins.scheduler.max_concurrent_tasks")["value"], 10_000);
+    let bound = of("plugins.scheduler.max_concurrent_tasks");
+    assert_eq!((&bound["value"], &bound["layer"]), (&json!(10_000), &json!("default")));
     let http = server.get("/plugins/http/config").await.data();
     assert_eq!(http["config"]["body_timeout"], "30s", "{http}");
+    let page = server.get("/config?limit=2").await.data();
+    assert_eq!(page["values"].as_array().unwrap().len(), 2, "{page}");
+    assert!(page["next_cursor"].is_string() && page["total"] == shown["total"], "{page}");
+    server.get("/config?limt=2").await.refusal(422);
+}
+
+/// The scheduler's bounds are set over the API while it runs, told to whoever listens, kept, and undone.
+#[tokio::test]
+async fn the_schedulers_settings_are_settings_like_any_others() {
+    let server = Server::start().await;
+    let mut stream = server.events("?type=system.config_changed", None).await;
+    let path = "/plugins/scheduler/config";
+    let mut config = server.get(path).await.data()["config"].take();
+    assert_eq!(config["max_tasks"], 5_000_000, "{config}");
+    config["max_tasks"] = json!(1);
+    let changed = server.put(path, config.clone()).await.data();
+    assert_eq!((&changed["applied"], &changed["config"]["max_tasks"]), (&json!("live"), &json!(1)));
+    let (_, event) = stream.next_of("system.config_changed").await;
+    assert_eq!(event["data"], json!({"layer": "api", "paths": ["plugins.scheduler.max_tasks"]}));
+    server.post("/scheduler/tasks", task(json!({"id": "first"}))).await.data();
+    server.post("/scheduler/tasks", task(json!({"id": "second"}))).await.refusal(503);
+    config["max_tasks"] = json!(0);
+    assert_eq!(server.put(path, config).await.refusal(422)["field"], "max_tasks");
+    let shown = server.get("/config?limit=1000").await.data();
+    let values = shown["values"].as_array().unwrap();
+    let bound = values.iter().find(|value| value["path"] == "plugins.scheduler.max_tasks").unwrap();
+    assert_eq!((&bound["value"], &bound["layer"]), (&json!(1), &json!("api")));
+    let kept = std::fs::read_to_string(server.folder.path().join("data/config.json")).unwrap();
+    assert!(kept.contains("max_tasks") && !kept.contains("max_records"), "only what differs: {kept}");
+    server.put(path, json!({})).await.data();
+    server.post("/scheduler/tasks", task(json!({"id": "second"}))).await.data();
 }

@@ -127,6 +127,29 @@ async fn promise_10_a_wrong_configuration_is_named_and_nothing_starts() {
     }
 }
 
+/// Everything that is wrong at once: the file, the environment and the flags.
+#[tokio::test]
+async fn promise_10_all_that_is_wrong_is_listed_with_its_place() {
+    let folder = Folder::new();
+    let toml = "[manager]\nauto_laod = true\n[scheduler]\nmax_tasks = 0\n[plugins.absent]\nx = 1\n";
+    std::fs::write(folder.path().join("gantry.toml"), toml).unwrap();
+    let mut command = command(&folder, server_program());
+    command.env("HTTP_PORT", "many").args(["--check-config", "--set", "log.format=xml"]);
+    let output = command.output().await.unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    for expected in [
+        "the configuration has 5 problems:",
+        "gantry.toml: `manager.auto_laod`: unknown key, did you mean `auto_load`?",
+        "gantry.toml: `plugins.scheduler.max_tasks`: must be from 1 to 1073741824",
+        "gantry.toml: `plugins.absent`: there is no plugin of this name",
+        "HTTP_PORT: `plugins.http.port`: invalid type: string, expected a whole number from 0 to 65535",
+        "--set log.format: `log.format`: ",
+    ] {
+        assert!(errors.contains(expected), "{expected} is not in: {errors}");
+    }
+}
+
 #[tokio::test]
 async fn a_right_configuration_is_said_to_be_right_without_starting() {
     let folder = Folder::new();

@@ -155,3 +155,23 @@ async fn a_stop_of_the_scheduler_cancels_what_hangs() {
     let runs = server.get("/scheduler/tasks/hangs/runs").await.data();
     assert!(runs["runs"][0]["ended_at"].is_string(), "{runs}");
 }
+
+#[tokio::test]
+async fn executors_say_what_their_payloads_look_like() {
+    let server = Server::start().await;
+    let executors = server.get("/scheduler/executors").await.data()["executors"].take();
+    for name in ["event", "http", "log"] {
+        let executor =
+            executors.as_array().unwrap().iter().find(|executor| executor["name"] == name).unwrap();
+        let schema = jsonschema::Validator::new(&executor["payload_schema"]).unwrap();
+        let examples = executor["payload_schema"]["examples"].as_array().unwrap().clone();
+        for (at, payload) in examples.into_iter().enumerate() {
+            assert!(schema.is_valid(&payload), "{name}: {payload}");
+            let task = json!({
+                "id": format!("{name}-{at}"), "executor": name, "payload": payload,
+                "schedule": {"type": "once", "delay": "1h"},
+            });
+            server.post("/scheduler/tasks", task).await.data();
+        }
+    }
+}

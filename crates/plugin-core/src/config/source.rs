@@ -150,20 +150,50 @@ impl EnvSource {
             }
         }
         for (name, value) in &self.variables {
-            let Some(path) = name.strip_prefix("GANTRY__") else { continue };
-            let mut keys: Vec<_> = path.split("__").map(str::to_ascii_lowercase).collect();
-            if keys.iter().any(String::is_empty) {
-                continue;
+            if let Some(Ok(keys)) = keys_of(name) {
+                insert(&mut values, keys.into_iter(), scalar(value));
             }
-            if let [section, plugin, ..] = keys.as_mut_slice()
-                && section == "plugins"
-            {
-                *plugin = plugin.replace('_', "-");
-            }
-            insert(&mut values, keys.into_iter(), scalar(value));
         }
         values
     }
+
+    /// The variable that the value at a path, or a part of it, comes from.
+    #[must_use]
+    pub fn variable(&self, path: &[&str]) -> Option<&str> {
+        let covers = |keys: &[String]| keys.iter().zip(path).all(|(key, at)| key == at);
+        let mut long =
+            self.variables.iter().filter(|(name, _)| matches!(keys_of(name), Some(Ok(k)) if covers(&k)));
+        let set = |name: &str| self.variables.iter().any(|(key, value)| key == name && !value.is_empty());
+        let short = self.short.iter().find(|(name, at)| *at == path.join(".") && set(name));
+        // The longer of two prevails, and all of them over a short name.
+        long.next_back().map(|(name, _)| name.as_str()).or(short.map(|(name, _)| *name))
+    }
+
+    /// The variables that begin as settings do and name none.
+    pub fn misnamed(&self) -> impl Iterator<Item = &str> {
+        self.variables
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .filter(|name| matches!(keys_of(name), Some(Err(_))))
+    }
+}
+
+/// The name has a part that is empty.
+struct EmptyPart;
+
+/// The path that a variable names, if it is named as one for a setting.
+fn keys_of(variable: &str) -> Option<Result<Vec<String>, EmptyPart>> {
+    let path = variable.strip_prefix("GANTRY__")?;
+    let mut keys: Vec<_> = path.split("__").map(str::to_ascii_lowercase).collect();
+    if keys.iter().any(String::is_empty) {
+        return Some(Err(EmptyPart));
+    }
+    if let [section, plugin, ..] = keys.as_mut_slice()
+        && section == "plugins"
+    {
+        *plugin = plugin.replace('_', "-");
+    }
+    Some(Ok(keys))
 }
 
 impl fmt::Debug for EnvSource {
@@ -305,8 +335,19 @@ mod tests {
         ];
         let variables = set.map(|(k, v)| (k.to_owned(), v.to_owned()));
         let short = [("HTTP_PORT", "plugins.http.port"), ("APP_ENV", "env"), ("GO_ENV", "env")];
+        let source = EnvSource::new(variables, short);
+        for (path, variable) in [
+            (&["plugins", "http", "port"][..], Some("HTTP_PORT")),
+            (&["env"], Some("GO_ENV")),
+            (&["manager", "auto_load"], Some("GANTRY__MANAGER__AUTO_LOAD")),
+            (&["plugins", "redis-cluster", "nodes"], Some("GANTRY__PLUGINS__REDIS_CLUSTER__NODES")),
+            (&["node"], None),
+        ] {
+            assert_eq!(source.variable(path), variable, "{path:?}");
+        }
+        assert_eq!(source.misnamed().collect::<Vec<_>>(), ["GANTRY____X"]);
         assert_eq!(
-            Value::Object(EnvSource::new(variables, short).values()),
+            Value::Object(source.values()),
             json!({
                 "env": "production",
                 "data_dir": "/var/lib/gantry",

@@ -1,6 +1,6 @@
 //! A new configuration: checked, applied live or by a restart, kept, and taken back if any of that fails.
 
-use plugin_core::{ConfigError, Layer, Reconfigured, Settings, State, Withdrawal, unmask};
+use plugin_core::{ConfigError, Layer, Manifest, Reconfigured, Settings, State, Withdrawal, unmask};
 use serde_json::{Map, Value, json};
 
 use super::{Applied, ConfigChange, Failure, Started, StopOrder, Supervisor};
@@ -30,7 +30,9 @@ impl Supervisor {
                     Some(spec) => unmask(spec.schema(), &requested, &current),
                     None => requested,
                 };
-                let over = override_of(&requested, &before, &path)?;
+                let mut shown = before.clone();
+                show_defaults(&mut shown, &self.manifest);
+                let over = override_of(&requested, &shown, &path)?;
                 (Layer::Api, (!over.is_empty()).then_some(Value::Object(over)))
             }
             ConfigChange::Definition(section) => (Layer::File, Some(Value::Object(section))),
@@ -67,6 +69,9 @@ impl Supervisor {
             return Err(ManagerError::NotKept { name: self.name.clone(), source });
         }
         self.tell("plugin.config_changed", json!({ "applied": applied_name(applied) }), json!({}));
+        if effective != current {
+            self.shared.tell_config_changed(&self.name, layer, &current, &effective);
+        }
         Ok(applied)
     }
 
@@ -173,6 +178,22 @@ fn applied_name(applied: Applied) -> &'static str {
 struct Section {
     layer: Layer,
     value: Option<Value>,
+}
+
+/// Puts a plugin's defaults where defaults stand. A running plugin gets its configuration without them: it
+/// knows them itself, and those of its next version may be others.
+pub(crate) fn show_defaults(settings: &mut Settings, manifest: &Manifest) {
+    let Some(spec) = manifest.config.as_ref().filter(|spec| !spec.defaults().is_empty()) else { return };
+    let path = ["plugins", manifest.name.as_str()];
+    let mut defaults = Settings::new();
+    let of_plugin = Value::Object(spec.defaults().clone());
+    defaults.set_section(Layer::File, &path, Some(of_plugin));
+    // What the host says as a default goes above the plugin's own.
+    if let Some(of_host) = section_of(settings, Layer::Default, &path) {
+        defaults.set_section(Layer::Api, &path, Some(of_host));
+    }
+    let defaults = defaults.section(&path);
+    settings.set_section(Layer::Default, &path, Some(defaults));
 }
 
 /// What one layer says at `path`.

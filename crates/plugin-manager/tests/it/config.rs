@@ -144,6 +144,40 @@ async fn is_applied_live_or_by_a_restart() {
     assert!(!events.contains("hunter2") && !events.contains("\"new\""), "promise 9");
 }
 
+/// What a plugin falls back to is shown as a default; to send it back is no change, and is not kept.
+#[tokio::test(start_paused = true)]
+async fn defaults_are_shown_with_their_origin() {
+    let mut settings = Settings::new();
+    let file = json!({"plugins": {"pool": {"size": 1}}});
+    settings.set_layer(Layer::Default, "built in", map(json!({})));
+    settings.set_layer(Layer::File, "gantry.toml", map(file));
+    let folder = Folder::new("defaults");
+    let overrides = OverrideFile::new(folder.0.join("config.json"));
+    let manager = builder().settings(settings).overrides(overrides.clone()).build();
+    manager.register(Arc::new(Pool::default()), PluginOptions::default()).unwrap();
+    manager.start_all().await.unwrap();
+    let shown = manager.config_of("pool").unwrap();
+    assert_eq!((&shown["size"], &shown["mode"]), (&json!(1), &json!("")));
+    let origin = |key| manager.settings().origin(&["plugins", "pool", key]).unwrap();
+    assert_eq!((origin("mode").layer, origin("mode").source), (Layer::Default, "built in".to_owned()));
+    assert_eq!(origin("size").layer, Layer::File);
+    assert_eq!(manager.set_config("pool", shown.clone()).await.unwrap(), Applied::Live);
+    assert!(overrides.load().await.unwrap().get("plugins").is_none_or(|plugins| plugins["pool"].is_null()));
+    let mut changed = shown;
+    changed["size"] = json!(2);
+    manager.set_config("pool", changed).await.unwrap();
+    assert_eq!(Value::Object(overrides.load().await.unwrap()), json!({"plugins": {"pool": {"size": 2}}}));
+    let told: Vec<_> = manager
+        .host()
+        .bus
+        .history(&event_bus::HistoryFilter::new())
+        .into_iter()
+        .filter(|event| event.topic().as_str() == "system.config_changed")
+        .map(|event| event.data().clone())
+        .collect();
+    assert_eq!(told, [json!({"layer": "api", "paths": ["plugins.pool.size"]})], "once, without the value");
+}
+
 /// Promise 10: refused with the field's name, and nothing has changed.
 #[tokio::test(start_paused = true)]
 async fn promise_10_what_is_wrong_is_named_and_changes_nothing() {

@@ -118,7 +118,7 @@ async fn promise_6_a_broken_file_is_reported_and_changes_nothing() {
             (view.status, view.version.as_str(), view.incarnation),
             (State::Running, "1.2.0", incarnation)
         );
-        assert_eq!(manager.config_of("greeter").unwrap(), json!({}));
+        assert_eq!(manager.config_of("greeter").unwrap(), json!({"greeting": ""}));
     }
     write(&folder, "a.toml", "type = 'greeter'\nversion = '^1'");
     until(&manager, "is fine again", || error_of(&manager, "a.toml").is_none()).await;
