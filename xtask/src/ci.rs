@@ -46,7 +46,7 @@ pub(crate) fn run(mut arguments: Vec<OsString>) -> anyhow::Result<ExitCode> {
     if !full {
         left_out.push("the tests that take long: `--full` adds them");
     }
-    let passed = test::test(&workspace, full, &[], &[])?;
+    let passed = test::test(&workspace, full, None, &[], &[])?;
     for reason in left_out {
         eprintln!("xtask: left out: {reason}");
     }

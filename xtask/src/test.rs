@@ -20,22 +20,24 @@ Needs nothing but Rust. The last line says how many tests passed and failed.
 Options:
       --full         adds the tests that take long (sets GANTRY_TEST_FULL=1), and those on real servers
                      (package testkit), which it gets from the system's packages and Maven Central
+      --seed N       runs this one history of a simulation again (sets GANTRY_SEED=N)
   -p, --package PKG  only this package; may be given again
   -h, --help         this text
 ";
 
 pub(crate) fn run(arguments: Vec<OsString>) -> anyhow::Result<ExitCode> {
     let Split { own, rest } = Split::at_dashes(arguments);
-    let (mut full, mut packages) = (false, Vec::new());
+    let (mut full, mut seed, mut packages) = (false, None, Vec::new());
     let mut parser = lexopt::Parser::from_args(own);
     while let Some(argument) = parser.next()? {
         match argument {
             Long("full") => full = true,
+            Long("seed") => seed = Some(parser.value()?.parse::<u64>()?),
             Short('p') | Long("package") => packages.push(parser.value()?),
             other => return Err(other.unexpected().into()),
         }
     }
-    let passed = test(&Workspace::open()?, full, &packages, &rest)?;
+    let passed = test(&Workspace::open()?, full, seed, &packages, &rest)?;
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -43,6 +45,7 @@ pub(crate) fn run(arguments: Vec<OsString>) -> anyhow::Result<ExitCode> {
 pub(crate) fn test(
     workspace: &Workspace,
     full: bool,
+    seed: Option<u64>,
     packages: &[OsString],
     more: &[OsString],
 ) -> anyhow::Result<bool> {
@@ -61,6 +64,9 @@ pub(crate) fn test(
     }
     if full {
         command.env("GANTRY_TEST_FULL", "1");
+    }
+    if let Some(seed) = seed {
+        command.env("GANTRY_SEED", seed.to_string());
     }
     eprintln!("xtask: {}", show(&command));
     command.arg("--").args(more);

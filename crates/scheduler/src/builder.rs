@@ -218,6 +218,8 @@ impl SchedulerBuilder {
         let auto_start = config.auto_start && !self.start_later;
         let mut core = Core::new(config, self.executors.clone(), ids, now);
         core.tells = teller.is_some();
+        // Epochs must be greater than those of the process before, which the time is as a rule.
+        let alone = self.coordinator.is_none().then(|| MemoryCoordinator::new(SHARDS, now.unsigned_abs()));
         let keeper = match (self.store, self.coordinator) {
             (None, None) => None,
             (None, Some(_)) => {
@@ -225,9 +227,8 @@ impl SchedulerBuilder {
                 return Err(BuildError::Invalid { field: "store".to_owned(), detail });
             }
             (Some(store), coordinator) => {
-                // Epochs must be greater than those of the process before, which the time is.
-                let alone = || Arc::new(MemoryCoordinator::new(SHARDS, now.unsigned_abs())) as Arc<_>;
-                Some(Keeper::new(store, coordinator.unwrap_or_else(alone)))
+                let alone = alone.clone().map(|alone| Arc::new(alone) as Arc<dyn Coordinator>);
+                coordinator.or(alone).map(|coordinator| Keeper::new(store, coordinator))
             }
         };
         core.owned =
@@ -250,7 +251,20 @@ impl SchedulerBuilder {
         });
         if let Some(keeper) = &inner.keeper {
             let mut member = keeper.coordinator.join(&inner.node).await?;
-            inner.follow(keeper, member.assignment().await?).await?;
+            let mut tries_left = EPOCH_TRIES;
+            while let Err(error) = inner.follow(keeper, member.assignment().await?).await {
+                let (Some(alone), StoreError::Fenced { theirs, .. }) = (&alone, &error) else {
+                    return Err(error.into());
+                };
+                // The clock has been set back since the process before took its epochs from it.
+                tries_left -= 1;
+                if tries_left == 0 {
+                    return Err(error.into());
+                }
+                alone.begin_after(*theirs);
+                member.leave().await;
+                member = keeper.coordinator.join(&inner.node).await?;
+            }
             let token = inner.keeping.token();
             inner.keeping.spawn("store", keep(Arc::clone(&inner), token.clone()));
             inner.keeping.spawn("cluster", coordinate(Arc::clone(&inner), member, token));
@@ -266,6 +280,10 @@ impl SchedulerBuilder {
 /// Into how many shards the tasks of a store are divided that one node has to itself: enough that nodes can
 /// join later without moving them.
 const SHARDS: u32 = 64;
+
+/// How often a single node raises its epochs above those that it finds in its store: twice is enough, unless
+/// another process works on the same store.
+const EPOCH_TRIES: usize = 8;
 
 /// How many notices may wait to be published while runs are started: some 64 MB.
 const NOTICES_MAX: usize = 1 << 20;

@@ -109,6 +109,12 @@ impl MemoryCoordinator {
         };
         Self { inner: Arc::new(Inner { shards, state: Mutex::new(state), changes: watch::Sender::new(0) }) }
     }
+
+    /// Makes further epochs greater than this one.
+    pub(crate) fn begin_after(&self, epoch: u64) {
+        let mut state = self.inner.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.last_epoch = state.last_epoch.max(epoch);
+    }
 }
 
 impl Inner {

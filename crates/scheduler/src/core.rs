@@ -28,6 +28,7 @@ mod failures;
 mod finish;
 mod fire;
 mod index;
+mod passed;
 mod query;
 mod stored;
 mod table;

@@ -41,6 +41,8 @@ pub(crate) struct Plan {
     /// Further ones, later than it.
     pub(crate) more: Vec<Micros>,
     pub(crate) missed: Option<Missed>,
+    /// The latest time that this deals with, as a run or as missed.
+    pub(crate) until: Micros,
     /// When the task is due next.
     pub(crate) next: Micros,
 }
@@ -72,7 +74,7 @@ pub(crate) fn plan(
             (None, None) if schedule.waits_for_end() => schedule.next_after(bounds, now),
             (next, _) => next,
         };
-        return Plan { run, more: Vec::new(), missed, next: next.unwrap_or(NEVER) };
+        return Plan { run, more: Vec::new(), missed, until: due, next: next.unwrap_or(NEVER) };
     }
     // Several times have come. All that lie within the window are candidates, the latest ones first.
     let floor = now.saturating_sub(window);
@@ -81,23 +83,21 @@ pub(crate) fn plan(
         MisfirePolicy::RunAll => misfire.limit.unwrap_or(RUN_ALL_LIMIT).min(RUN_ALL_LIMIT_MAX),
     };
     let limit = limit.min(runs_left).max(1) as usize;
+    let before_due = due.saturating_sub(1);
+    let latest = schedule.latest_until(bounds, before_due, now);
+    let mut candidate = latest;
     let mut runs = Vec::new();
-    let mut until = now;
-    while runs.len() < limit {
-        match schedule.latest_until(bounds, due.saturating_sub(1), until) {
-            Some(at) if at >= floor => {
-                runs.push(at);
-                until = at - 1;
-            }
-            _ => break,
-        }
+    while let Some(at) = candidate.filter(|at| *at >= floor && runs.len() < limit) {
+        runs.push(at);
+        candidate = schedule.latest_until(bounds, before_due, at - 1);
     }
     runs.reverse();
     let next = schedule.next_after(bounds, now);
     let missed_until = runs.first().map_or(now, |first| first - 1);
     let missed = count_missed(schedule, bounds, due, missed_until);
     let mut runs = runs.into_iter();
-    Plan { run: runs.next(), more: runs.collect(), missed, next: next.unwrap_or(NEVER) }
+    let until = latest.unwrap_or(due);
+    Plan { run: runs.next(), more: runs.collect(), missed, until, next: next.unwrap_or(NEVER) }
 }
 
 /// How many times lie in `[from, until]`.

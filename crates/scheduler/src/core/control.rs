@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use super::finish::Ended;
+use super::passed::{first_time, passed_at_rest, passed_while_over};
 use super::{Cause, Core, NONE, Slot, flag};
 use crate::def::Def;
 use crate::error::TaskError;
 use crate::notice::NoticeKind;
 use crate::rare::{BY_OPERATOR, CANCELED};
-use crate::schedule::{Micros, NEVER, Schedule, timestamp};
+use crate::schedule::{Micros, NEVER, timestamp};
 use crate::spec::Overlap;
 use crate::store::Change;
 use crate::view::{RunOrigin, RunOutcome, TaskStatus};
@@ -146,9 +147,8 @@ impl Core {
                 }
             } else if slot.next == NEVER {
                 let is_done = def.max_runs > 0 && slot.fired >= def.max_runs;
-                let after = slot.planned.max(now);
-                let after = if slot.planned == Micros::MIN { now } else { after };
-                let next = def.schedule.next_after(&def.bounds(slot.anchor), after);
+                slot.planned = passed_while_over(slot, &def, now);
+                let next = def.schedule.next_after(&def.bounds(slot.anchor), slot.planned.max(now));
                 slot.next = if is_done { NEVER } else { next.unwrap_or(NEVER) };
             }
             let rests = slot.flags & flag::AT_REST != 0;
@@ -304,11 +304,11 @@ impl Core {
                 self.skip_due_before(task, rested_from, now);
             }
             let Some(slot) = self.table.get_mut(task) else { return };
-            // Times that passed while it rested were meant to pass; a one-off task is run late instead.
-            if slot.next != NEVER && slot.next < now && !def.schedule.is_once() {
+            if let Some(passed) = passed_at_rest(slot, &def, now) {
                 slot.flags &= !(flag::WAITS_EXECUTOR | flag::WAITS_AFTER);
                 let bounds = def.bounds(slot.anchor);
                 slot.next = def.schedule.next_after(&bounds, now).unwrap_or(NEVER);
+                slot.planned = passed;
             }
             self.arm(task);
             self.start_queued(task);
@@ -425,9 +425,13 @@ impl Core {
         self.check_edges(def)?;
         let mut stored = self.stored(task).ok_or_else(|| TaskError::NotFound(def.id.to_string()))?;
         let spec = def.to_spec(&self.executors.name_of(def.executor));
+        let slot = self.table.get(task);
         if stored.spec.schedule != spec.schedule {
             stored.anchor = timestamp(now);
             stored.state.fired = 0;
+        } else if let Some(slot) = slot.filter(|slot| slot.next == NEVER) {
+            let planned = passed_while_over(slot, def, now);
+            stored.state.planned = (planned != Micros::MIN).then(|| timestamp(planned));
         }
         stored.version += 1;
         stored.updated_at = timestamp(now);
@@ -466,6 +470,10 @@ impl Core {
             Action::Resume => {
                 state.paused = false;
                 state.rare.get_or_insert_default().resume(now);
+                let slot = self.table.get(task).and_then(|slot| Some((slot, slot.def.as_ref()?)));
+                if let Some(passed) = slot.and_then(|(slot, def)| passed_at_rest(slot, def, now)) {
+                    state.planned = Some(timestamp(passed));
+                }
             }
             Action::Cancel => {
                 state.canceled = true;
@@ -544,16 +552,6 @@ impl Core {
         let def = self.table.get(task).and_then(|slot| slot.def.as_ref());
         Ok(def.and_then(|def| def.owner()).map(str::to_owned))
     }
-}
-
-/// The first time of a new schedule. A one-off time may lie a little in the past, and is due at once then.
-fn first_time(def: &Def, now: Micros) -> Micros {
-    if let Schedule::OnceAt(at) = def.schedule {
-        return at.max(def.bounds(now).start);
-    }
-    // An expression's present second has begun already; a delay of nothing means now.
-    let after = if matches!(def.schedule, Schedule::Cron(_)) { now } else { now - 1 };
-    def.schedule.next_after(&def.bounds(now), after).unwrap_or(NEVER)
 }
 
 #[cfg(test)]

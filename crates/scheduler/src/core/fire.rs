@@ -89,7 +89,7 @@ impl Core {
         let bounds = def.bounds(slot.anchor);
         let plan =
             plan(&def.schedule, &bounds, &def.misfire(), runs_left, slot.next, now.saturating_sub(jitter));
-        slot.planned = plan.more.last().copied().or(plan.run).unwrap_or(slot.next).max(slot.planned);
+        slot.planned = plan.until.max(slot.planned);
         slot.next = NEVER;
         if let Some(missed) = plan.missed {
             self.skip_missed(task, missed, now);

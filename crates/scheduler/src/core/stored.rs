@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::passed::given_at;
 use super::query::RunSnapshot;
 use super::{Core, Slot, flag};
 use crate::def::Def;
@@ -147,14 +148,16 @@ impl Core {
         let is_done = state.canceled || (def.max_runs > 0 && slot.fired >= def.max_runs);
         if !is_done {
             slot.next = match def.schedule {
-                Schedule::OnceAt(at) if planned == Micros::MIN => at,
-                Schedule::OnceAt(_) => NEVER,
+                // What was planned may have been by the schedule before.
+                Schedule::OnceAt(at) => {
+                    Some(at.max(def.bounds(anchor).start)).filter(|at| *at > planned).unwrap_or(NEVER)
+                }
                 Schedule::Delay { .. } if planned != Micros::MIN => {
                     let ended = state.last_run_at.map_or(now, floor_micros);
                     def.schedule.next_after(&def.bounds(anchor), ended.max(planned)).unwrap_or(NEVER)
                 }
                 _ => {
-                    let after = if planned == Micros::MIN { anchor - 1 } else { planned };
+                    let after = planned.max(given_at(&def.schedule, anchor));
                     def.schedule.next_after(&def.bounds(anchor), after).unwrap_or(NEVER)
                 }
             };

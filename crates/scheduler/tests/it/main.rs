@@ -15,5 +15,7 @@ mod policies;
 mod ports;
 mod promises;
 mod runs;
+#[cfg(feature = "test-util")]
+mod simulation;
 mod support;
 mod why;
