@@ -105,6 +105,7 @@ pub use id::{ParseRunIdError, RunId};
 pub use plugin::{PluginTasks, SCHEDULER, SchedulerPlugin};
 pub use publish::TaskEvent;
 pub use rare::{RareState, Rest};
+pub use schedule::describe::{Description, Language, describe_cron};
 pub use scheduler::{Scheduler, StopReport};
 pub use spec::{
     After, AfterCondition, FailureBackoff, Group, IntervalMode, Misfire, MisfirePolicy, Overlap, Retry,

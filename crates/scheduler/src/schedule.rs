@@ -13,6 +13,7 @@ use crate::spec::{IntervalMode, ScheduleKind, ScheduleSpec};
 
 pub(crate) mod admit;
 pub(crate) mod cron;
+pub(crate) mod describe;
 
 use cron::CronPlan;
 

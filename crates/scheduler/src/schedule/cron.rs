@@ -89,6 +89,11 @@ impl CronPlan {
     }
 }
 
+/// An expression as it was read, for its description; `None` if it is not one.
+pub(super) fn pattern(text: &str) -> Option<croner::CronPattern> {
+    parsed(text.trim()).ok().filter(|_| text.len() <= TEXT_LEN_MAX).map(|times| times.cron.pattern.clone())
+}
+
 const MONTHS: [(&str, u32); 12] = [
     ("january", 31),
     ("february", 29),
