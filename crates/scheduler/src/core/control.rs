@@ -300,15 +300,16 @@ impl Core {
                 }
                 self.end_backoff(task, now);
             }
-            if !def.schedule.is_once() {
+            let passed = self.table.get(task).and_then(|slot| passed_at_rest(slot, &def, now));
+            if let (Some(passed), Some(slot)) = (passed, self.table.get_mut(task)) {
+                // What had come before the rest has come, even if the clock has been set back since.
+                let passed = passed.max(rested_from - 1);
+                slot.planned = passed;
                 self.skip_due_before(task, rested_from, now);
-            }
-            let Some(slot) = self.table.get_mut(task) else { return };
-            if let Some(passed) = passed_at_rest(slot, &def, now) {
+                let Some(slot) = self.table.get_mut(task) else { return };
                 slot.flags &= !(flag::WAITS_EXECUTOR | flag::WAITS_AFTER);
                 let bounds = def.bounds(slot.anchor);
-                slot.next = def.schedule.next_after(&bounds, now).unwrap_or(NEVER);
-                slot.planned = passed;
+                slot.next = def.schedule.next_after(&bounds, passed.max(now)).unwrap_or(NEVER);
             }
             self.arm(task);
             self.start_queued(task);

@@ -277,6 +277,10 @@ impl Task {
         self.check_times(&runs, &admitted, lost)
     }
 
+    fn is_dead(&self, at: i64) -> bool {
+        self.dead.iter().any(|(from, until)| *from <= at && at <= *until)
+    }
+
     fn check_times(
         &self,
         runs: &[&RunView],
@@ -292,7 +296,7 @@ impl Task {
             if !due.contains(&at) {
                 return Err(format!("{} is no time of it", text(at)));
             }
-            if self.dead.iter().any(|(from, until)| (from..=until).contains(&&at)) {
+            if self.is_dead(at) {
                 return Err(format!("{} was meant to pass", text(at)));
             }
             if covered.insert(at) { Ok(()) } else { Err(format!("{} is accounted for twice", text(at))) }
@@ -302,8 +306,10 @@ impl Task {
             let is_open = run.skip_reason.as_ref().is_some_and(|reason| reason.contains("or more"));
             let later = runs.get(number + 1).map_or(i64::MAX, |next| next.scheduled_for.as_microsecond());
             let times = if is_open {
-                // So many that they were not counted: all up to the next record.
-                wanted.grid.times(at - 1, (later - 1).min(until))
+                // So many that they were not counted: all up to the next record, or to a pause.
+                let mut times = wanted.grid.times(at - 1, (later - 1).min(until));
+                times.retain(|at| !self.is_dead(*at));
+                times
             } else {
                 let mut times = wanted.grid.times(at - 1, until);
                 times.truncate(run.times as usize);
