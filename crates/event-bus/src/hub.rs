@@ -108,7 +108,7 @@ impl Hub {
     }
 
     #[inline]
-    fn write(&self, entry: &mut Option<Entry>, push: &mut Push) -> Result<(), Refused> {
+    fn write(&self, entry: &mut Option<Entry>, push: &mut Push<'_>) -> Result<(), Refused> {
         loop {
             let written = self.table.with_route(
                 &mut *entry,
@@ -123,19 +123,20 @@ impl Hub {
         }
     }
 
-    fn write_and_keep(
-        &self,
-        history: &History,
+    fn write_and_keep<'a>(
+        &'a self,
+        history: &'a History,
         entry: &mut Option<Entry>,
-        push: &mut Push,
+        push: &mut Push<'a>,
     ) -> Result<(), Refused> {
-        let event = entry.as_ref().map(|entry| entry.event.clone());
+        let Some(event) = entry.as_ref().map(|entry| entry.event.clone()) else { return Ok(()) };
+        push.numbers = Some(history.numbers());
         // Held before the rings are, so that a stream that begins sees one and the same moment of both.
         let mut kept = history.open();
         self.write(entry, push)?;
-        let forgotten = event.map(|event| kept.push(event));
+        let forgotten = kept.push(push.number, event);
         drop(kept);
-        drop(forgotten);
+        history.settle(forgotten);
         Ok(())
     }
 
@@ -172,7 +173,7 @@ impl Hub {
             None => return Err(SubscribeError::NoHistory),
             Some(history) => {
                 // Held until all have their places in the rings: publishers hold it, too.
-                let kept = history.open();
+                let kept = history.hold();
                 let joined = self.change_members(remove, patterns)?;
                 joined.iter().for_each(|subscriber| subscriber.replay_from(&kept));
                 joined

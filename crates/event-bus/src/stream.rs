@@ -82,7 +82,7 @@ impl EventBus {
         let pattern = pattern.try_into()?;
         let options = options.overflow(Overflow::DropOldest);
         let mut first = VecDeque::new();
-        let kept = self.hub.history.as_ref().map(History::open);
+        let kept = self.hub.history.as_ref().map(History::hold);
         if let Some(since) = since {
             let filter = HistoryFilter::new().pattern(pattern.clone()).since(since);
             let (events, known) = kept.as_ref().map_or((Vec::new(), false), |kept| kept.select(&filter));

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use crate::ack::FailureKind;
 use crate::dead::reason_of;
 use crate::event::Event;
-use crate::history::{HistoryFilter, Open};
+use crate::history::{Held, HistoryFilter};
 use crate::hub::Hub;
 use crate::options::{Batch, Overflow, Replay, Retry, SubscribeOptions};
 use crate::pattern::Pattern;
@@ -243,7 +243,7 @@ impl Subscriber {
     }
 
     /// Takes over what it wants of the past, which must be held since before it joined its ring.
-    pub(crate) fn replay_from(&self, kept: &Open<'_>) {
+    pub(crate) fn replay_from(&self, kept: &Held<'_>) {
         let Some(replay) = &self.options.replay else { return };
         let mut filter = HistoryFilter::new().pattern(self.pattern.clone());
         match replay {

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{CHUNK, Chunk, Entry, Log, Ring, RingClass, Wakes};
 
@@ -21,7 +21,10 @@ pub(crate) struct Leftovers {
 
 /// What a push does on its way.
 #[derive(Default)]
-pub(crate) struct Push {
+pub(crate) struct Push<'a> {
+    /// Where the event's number comes from, if it gets one, once all rings are held and it will be written.
+    pub(crate) numbers: Option<&'a AtomicU64>,
+    pub(crate) number: u64,
     /// Subscriptions that have the event.
     pub(crate) delivered_to: usize,
     /// Subscriptions that had no room for it.
@@ -31,7 +34,14 @@ pub(crate) struct Push {
     pub(crate) leftovers: Option<Leftovers>,
 }
 
-impl Push {
+impl Push<'_> {
+    #[inline]
+    fn give_number(&mut self) {
+        if let Some(numbers) = self.numbers {
+            self.number = numbers.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     fn leftovers(&mut self) -> &mut Leftovers {
         self.leftovers.get_or_insert_with(Leftovers::begin)
     }
@@ -53,7 +63,7 @@ pub(crate) enum Refused {
 pub(crate) fn push(
     rings: &[Arc<Ring>],
     entry: &mut Option<Entry>,
-    push: &mut Push,
+    push: &mut Push<'_>,
     is_valid: impl Fn() -> bool,
 ) -> Result<(), Refused> {
     debug_assert!(rings.is_sorted_by(|a, b| a.id < b.id));
@@ -70,11 +80,15 @@ fn lock_next(
     rings: &[Arc<Ring>],
     entry: &mut Option<Entry>,
     is_last_to_write: bool,
-    push: &mut Push,
+    push: &mut Push<'_>,
     is_valid: &impl Fn() -> bool,
 ) -> Result<(), Refused> {
     let Some((ring, rest)) = rings.split_first() else {
-        return if is_valid() { Ok(()) } else { Err(Refused::Stale) };
+        if !is_valid() {
+            return Err(Refused::Stale);
+        }
+        push.give_number();
+        return Ok(());
     };
     let mut log = ring.log();
     let has_room = log.has_room(ring.class);
@@ -94,7 +108,7 @@ fn lock_next(
 fn lock_list(
     rings: &[Arc<Ring>],
     entry: &mut Option<Entry>,
-    push: &mut Push,
+    push: &mut Push<'_>,
     is_valid: &impl Fn() -> bool,
 ) -> Result<(), Refused> {
     let mut logs: Vec<_> = rings.iter().map(|ring| (ring, ring.log(), true)).collect();
@@ -107,6 +121,7 @@ fn lock_list(
             return Err(Refused::Full(Arc::clone(ring)));
         }
     }
+    push.give_number();
     for (ring, log, has_room) in &mut logs {
         if ring.takes(log, *has_room, push) {
             ring.write(log, entry.clone(), push);
@@ -118,7 +133,7 @@ fn lock_list(
 impl Ring {
     /// Whether there is someone to write an entry for, with room for it.
     #[inline]
-    fn takes(&self, log: &Log, has_room: bool, push: &mut Push) -> bool {
+    fn takes(&self, log: &Log, has_room: bool, push: &mut Push<'_>) -> bool {
         if !has_room {
             log.members.iter().for_each(|member| member.miss());
             push.missed += log.members.len();
@@ -127,7 +142,7 @@ impl Ring {
     }
 
     #[inline]
-    fn write(&self, log: &mut Log, entry: Option<Entry>, push: &mut Push) {
+    fn write(&self, log: &mut Log, entry: Option<Entry>, push: &mut Push<'_>) {
         if log.tail.is_multiple_of(CHUNK as u64) {
             log.trim(&mut push.leftovers().garbage);
         }
