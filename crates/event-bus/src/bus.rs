@@ -63,6 +63,7 @@ pub struct EventBusBuilder {
     history: usize,
     limits: Limits,
     handle: Option<Handle>,
+    spans: bool,
 }
 
 /// What a bus counts.
@@ -129,12 +130,22 @@ impl EventBusBuilder {
         self
     }
 
+    /// Makes a `tracing` span around each call of a handler, with the topic, the subscription and, where the
+    /// event has one, the trace of its publisher: the span's field `traceparent` continues it. None, if
+    /// nothing is said, and then it costs nothing.
+    ///
+    /// The span of a batch has no one to continue: its field `links` names the traces of its first events.
+    pub fn spans(mut self, on: bool) -> Self {
+        self.spans = on;
+        self
+    }
+
     /// The bus.
     #[must_use]
     pub fn build(self) -> EventBus {
         let history = (self.history > 0).then(|| History::new(self.history, self.limits.history_bytes));
         let handle = self.handle.or_else(|| Handle::try_current().ok());
-        EventBus { hub: Hub::new(self.clock, self.source, self.limits, history, handle) }
+        EventBus { hub: Hub::new((self.clock, self.source, self.limits), history, handle, self.spans) }
     }
 }
 
@@ -147,6 +158,7 @@ impl EventBus {
             history: 0,
             limits: Limits::default(),
             handle: None,
+            spans: false,
         }
     }
 
@@ -251,29 +263,6 @@ impl EventBus {
             dead_lettered: self.hub.dead_lettered.sum(),
             redriven: self.hub.redriven.sum(),
             totals,
-        }
-    }
-
-    /// Copies the counts to the metrics facade: `event_bus_published_total`, `event_bus_delivered_total`,
-    /// `event_bus_dropped_total`, `event_bus_queue_depth` and their kin.
-    pub fn report_metrics(&self) {
-        let stats = self.stats();
-        metrics::counter!("event_bus_published_total").absolute(stats.published);
-        metrics::counter!("event_bus_refused_total").absolute(stats.refused);
-        metrics::counter!("event_bus_delivered_total").absolute(stats.totals.delivered);
-        metrics::counter!("event_bus_dropped_total").absolute(stats.totals.dropped);
-        metrics::counter!("event_bus_discarded_total").absolute(stats.totals.discarded);
-        metrics::counter!("event_bus_dead_lettered_total").absolute(stats.dead_lettered);
-        metrics::counter!("event_bus_redriven_total").absolute(stats.redriven);
-        metrics::counter!("event_bus_retried_total").absolute(stats.totals.retried);
-        metrics::counter!("event_bus_failed_total").absolute(stats.totals.failed);
-        metrics::counter!("event_bus_panicked_total").absolute(stats.totals.panicked);
-        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-        {
-            metrics::gauge!("event_bus_queue_depth").set(stats.totals.depth as f64);
-            metrics::gauge!("event_bus_dead_letters").set(stats.totals.dead as f64);
-            metrics::gauge!("event_bus_retrying").set(stats.totals.retrying as f64);
-            metrics::gauge!("event_bus_subscriptions").set(stats.subscriptions as f64);
         }
     }
 

@@ -3,6 +3,7 @@
 mod burial;
 mod job;
 mod managed;
+mod spanned;
 mod work;
 
 use std::any::Any;
@@ -24,6 +25,7 @@ use crate::hub::Hub;
 use crate::ring::{CHUNK, Entry, Found, Hands};
 use crate::subscription::Subscriber;
 use crate::turn;
+pub(crate) use spanned::Spanned;
 
 /// How long a reader keeps its thread before it lets others have it. Also what a batch is sized for.
 const TURN: Duration = Duration::from_micros(200);
@@ -178,6 +180,11 @@ impl Reader {
             batch_began: now,
             finished: false,
         }
+    }
+
+    /// The name for the spans around its calls, where the bus makes any.
+    pub(crate) fn spans(&self) -> Option<Arc<str>> {
+        self.hub.upgrade().filter(|hub| hub.spans).map(|_| self.subscriber.name.clone())
     }
 
     /// Waits until there is an entry in its hands; false if there will be none any more.

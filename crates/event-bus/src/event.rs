@@ -14,13 +14,14 @@ use serde::Serialize;
 use serde_json::Value;
 
 pub use cloud::{BatchError, CloudEventError, MAX_BATCH_EVENTS};
-pub(crate) use id::random_share;
 pub use id::{EventId, EventIdError};
+pub(crate) use id::{random_id, random_share};
 pub use metadata::{MAX_METADATA_ENTRIES, MAX_METADATA_VALUE_BYTES, Metadata, MetadataError, MetadataValue};
 pub use payload::PayloadError;
 pub(crate) use payload::{Payload, TypedPayload};
 pub use trace::{TraceContext, TraceContextError};
 
+use crate::refused::Reason;
 use crate::reply::ReplySlot;
 use crate::topic::{Topic, TopicError};
 
@@ -58,6 +59,11 @@ pub enum EventError {
 }
 
 impl EventError {
+    /// Whether it was counted as refused where it was made: an id and a trace context are read elsewhere.
+    fn is_counted(&self) -> bool {
+        !matches!(self, Self::Id(_) | Self::Trace(_))
+    }
+
     /// The attribute that was refused, as it is called in the JSON form.
     #[must_use]
     pub fn field(&self) -> &'static str {
@@ -338,10 +344,12 @@ impl EventBuilder {
 
     pub(crate) fn build_at(self, now: impl FnOnce() -> Timestamp) -> Result<Event, EventError> {
         if let Some(error) = self.error {
+            Reason::Attribute.count();
             return Err(error);
         }
         let bytes = self.payload.json_bytes();
         if bytes > self.max_data_bytes {
+            Reason::TooLarge.count();
             return Err(EventError::TooLarge { bytes, limit: self.max_data_bytes });
         }
         let time = self.time.unwrap_or_else(now);

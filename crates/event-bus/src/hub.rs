@@ -18,6 +18,7 @@ use crate::history::History;
 use crate::options::{Overflow, SubscribeOptions};
 use crate::pattern::Pattern;
 use crate::publish::Published;
+use crate::report::ByOwner;
 use crate::ring::{self, Entry, Held, Leftovers, Push, Refused, Ring, RingClass};
 use crate::subscribe::{SubscribeError, SubscriptionSpec};
 use crate::subscription::{Subscriber, SubscriptionId, SubscriptionStats};
@@ -28,6 +29,8 @@ pub(crate) struct Hub {
     pub(crate) clock: SharedClock,
     pub(crate) source: Arc<str>,
     pub(crate) limits: Limits,
+    /// Whether handlers are called within spans.
+    pub(crate) spans: bool,
     pub(crate) history: Option<History>,
     pub(crate) table: Table,
     pub(crate) published: Counter,
@@ -46,18 +49,18 @@ pub(crate) struct Registry {
     pub(crate) subscribers: BTreeMap<SubscriptionId, Arc<Subscriber>>,
     rings: HashMap<(Pattern, RingClass), Arc<Ring>>,
     next_id: u64,
-    /// The counts of subscriptions that have ended.
+    /// The counts of subscriptions that have ended, and of them by owner.
     pub(crate) retired: SubscriptionStats,
+    pub(crate) retired_by_owner: ByOwner,
     pub(crate) dead: DeadStore,
 }
 
 impl Hub {
     pub(crate) fn new(
-        clock: SharedClock,
-        source: Arc<str>,
-        limits: Limits,
+        (clock, source, limits): (SharedClock, Arc<str>, Limits),
         history: Option<History>,
         handle: Option<Handle>,
+        spans: bool,
     ) -> Arc<Self> {
         let tasks = match &handle {
             Some(handle) => TaskOwner::on(handle.clone(), "event-bus"),
@@ -67,6 +70,7 @@ impl Hub {
             clock,
             source,
             limits,
+            spans,
             history,
             table: Table::new(),
             published: Counter::default(),
@@ -275,7 +279,9 @@ impl Hub {
     pub(crate) fn forget(&self, subscriber: &Subscriber) {
         let mut registry = self.registry();
         if registry.subscribers.remove(&subscriber.id).is_some() {
-            registry.retired.add(&subscriber.stats());
+            let stats = subscriber.stats();
+            registry.retired.add(&stats);
+            registry.retired_by_owner.add(subscriber.options.owner.as_deref(), &stats);
         }
     }
 

@@ -58,7 +58,9 @@ mod hub;
 mod options;
 mod pattern;
 mod publish;
+mod refused;
 mod reply;
+mod report;
 mod ring;
 mod stream;
 mod subscribe;
@@ -84,9 +86,13 @@ pub use options::{
 };
 pub use pattern::{Pattern, PatternError};
 pub use publish::{PublishError, Published, RequestError};
+pub use refused::refused;
 pub use reply::{CORRELATION_ID, ReplyError};
 pub use stream::{EventStream, StreamItem};
 pub use subscribe::{SubscribeError, SubscriptionSpec};
 pub use subscription::{Subscription, SubscriptionId, SubscriptionInfo, SubscriptionStats};
 pub use topic::{MAX_TOPIC_BYTES, Topic, TopicError};
-pub use transport::{Bridge, BridgeStats, DurableError, EventTransport, TransportError, TransportSink};
+pub use transport::{
+    Acknowledge, Bridge, BridgeOptions, BridgeStats, DurableError, EventTransport, NotTaken, Outgoing,
+    TransportError, TransportSink,
+};

@@ -13,7 +13,9 @@ pub use order::OrderKey;
 pub use retry::{MAX_ATTEMPTS, MAX_BACKOFF, Retry};
 
 use crate::history::Since;
+use crate::refused::Reason;
 use crate::topic::Topic;
+use crate::transport::MAX_BRIDGE_QUEUE;
 
 /// The bound of a subscription that names none.
 pub const DEFAULT_CAPACITY: usize = 1024;
@@ -202,6 +204,10 @@ impl SubscribeOptions {
     ///
     /// [`OptionsError`], which names the option.
     pub fn check(&self) -> Result<(), OptionsError> {
+        self.check_each().inspect_err(|_| Reason::Options.count())
+    }
+
+    fn check_each(&self) -> Result<(), OptionsError> {
         if !(1..=MAX_CAPACITY).contains(&self.capacity) {
             return Err(OptionsError::Capacity(self.capacity));
         }
@@ -249,6 +255,9 @@ pub enum OptionsError {
     /// Out of range.
     #[error("batch.within: is over {}", runtime::format_duration(MAX_BATCH_WAIT))]
     BatchWait,
+    /// Out of range.
+    #[error("queue: {0} is not within 1 and {MAX_BRIDGE_QUEUE}")]
+    BridgeQueue(usize),
     /// A batch of one event is none.
     #[error("once: does not go with `batch`")]
     Once,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::refused::Reason;
 use crate::topic::{MAX_TOPIC_BYTES, Topic, is_segment_char};
 
 /// Why a text is not a pattern.
@@ -78,6 +79,11 @@ impl Pattern {
     /// [`PatternError`] says which rule the text breaks.
     pub fn new(text: impl AsRef<str>) -> Result<Self, PatternError> {
         let text = text.as_ref();
+        Self::check(text).inspect_err(|_| Reason::Pattern.count())?;
+        Ok(Self { text: text.into() })
+    }
+
+    fn check(text: &str) -> Result<(), PatternError> {
         if text.is_empty() {
             return Err(PatternError::Empty);
         }
@@ -101,7 +107,7 @@ impl Pattern {
                 });
             }
         }
-        Ok(Self { text: text.into() })
+        Ok(())
     }
 
     /// The pattern that takes every topic, `**`.

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::ack::{Ack, AckTicket, DeliveryReport};
 use crate::bus::EventBus;
 use crate::event::{Event, EventError};
+use crate::refused::Reason;
 use crate::reply::ReplySlot;
 use crate::ring::Refused;
 use crate::topic::Topic;
@@ -31,6 +32,9 @@ pub enum PublishError {
     /// The bus was shut down.
     #[error("event bus is shut down")]
     Closed,
+    /// A subscription with the policy `block` has no room, and the publisher would not wait.
+    #[error("topic `{0}`: a subscription has no room")]
+    NoRoom(Topic),
     /// Durability was asked for, and no transport carries the topic.
     #[error("topic `{0}` is not durable: no transport carries it")]
     NotDurable(Topic),
@@ -87,8 +91,28 @@ impl EventBus {
         self.admit(&event)?;
         // Nothing is refused for want of room where events may be missed.
         self.hub.attempt(event, None, true).map_err(|_| {
-            self.count_refusal();
+            self.count_refusal(Reason::Closed);
             PublishError::Closed
+        })
+    }
+
+    /// As [`EventBus::publish`] and never waits: where a subscription with the policy `block` has no room,
+    /// nobody gets the event.
+    ///
+    /// # Errors
+    ///
+    /// As there, and [`PublishError::NoRoom`].
+    pub fn offer(&self, event: Event) -> Result<Published, PublishError> {
+        self.admit(&event)?;
+        self.hub.attempt(event, None, false).map_err(|(event, _, refused)| match refused {
+            Refused::Full(_) => {
+                self.count_refusal(Reason::NoRoom);
+                PublishError::NoRoom(event.topic().clone())
+            }
+            Refused::Stale => {
+                self.count_refusal(Reason::Closed);
+                PublishError::Closed
+            }
         })
     }
 
@@ -99,7 +123,7 @@ impl EventBus {
     /// As [`EventBus::try_publish`].
     pub fn emit(&self, topic: &Topic, data: impl Into<Value>) -> Result<Published, PublishError> {
         let event = self.event(topic.clone()).data(data).build(&**self.clock());
-        self.try_publish(event.inspect_err(|_| self.count_refusal())?)
+        self.try_publish(event.inspect_err(|_| self.hub.refused.count())?)
     }
 
     /// Publishes the event and waits until every subscription has handled it.
@@ -191,7 +215,11 @@ impl EventBus {
     }
 
     #[inline]
-    async fn enqueue(&self, event: Event, ack: Option<Arc<AckTicket>>) -> Result<Published, PublishError> {
+    pub(crate) async fn enqueue(
+        &self,
+        event: Event,
+        ack: Option<Arc<AckTicket>>,
+    ) -> Result<Published, PublishError> {
         self.admit(&event)?;
         let mut refused = match self.hub.attempt(event, ack, false) {
             Ok(published) => return Ok(published),
@@ -212,18 +240,19 @@ impl EventBus {
 
     fn admit(&self, event: &Event) -> Result<(), PublishError> {
         if self.hub.is_closed() {
-            self.count_refusal();
+            self.count_refusal(Reason::Closed);
             return Err(PublishError::Closed);
         }
         let (bytes, limit) = (event.data_bytes(), self.hub.limits.data_bytes);
         if bytes > limit {
-            self.count_refusal();
+            self.count_refusal(Reason::TooLarge);
             return Err(EventError::TooLarge { bytes, limit }.into());
         }
         Ok(())
     }
 
-    fn count_refusal(&self) {
+    fn count_refusal(&self, reason: Reason) {
+        reason.count();
         self.hub.refused.count();
     }
 }

@@ -7,6 +7,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use crate::event::{Event, EventError, EventId};
+use crate::refused::Reason;
 
 /// The attribute by which a reply names its request.
 pub const CORRELATION_ID: &str = "correlationid";
@@ -54,7 +55,7 @@ impl Event {
     ///
     /// If the event is no request, nobody waits any more, or the data is over the limit.
     pub fn reply(&self, data: impl Into<Value>) -> Result<EventId, ReplyError> {
-        let slot = self.reply_slot().ok_or(ReplyError::NotARequest)?;
+        let slot = self.reply_slot().ok_or_else(|| refuse(ReplyError::NotARequest))?;
         let answer = Self::builder(self.topic().clone())
             .source(slot.source.clone())
             .target(self.source())
@@ -63,7 +64,12 @@ impl Event {
             .data(data)
             .build(&*slot.clock)?;
         let id = answer.id().clone();
-        slot.answers.try_send(answer).map_err(|_| ReplyError::Gone)?;
+        slot.answers.try_send(answer).map_err(|_| refuse(ReplyError::Gone))?;
         Ok(id)
     }
+}
+
+fn refuse(error: ReplyError) -> ReplyError {
+    Reason::Reply.count();
+    error
 }

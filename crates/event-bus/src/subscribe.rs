@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 
-use crate::dispatch::{self, Reader};
+use crate::dispatch::{self, Reader, Spanned};
 use crate::handler::EventHandler;
 use crate::options::{OptionsError, SubscribeOptions};
 use crate::pattern::{Pattern, PatternError};
@@ -55,7 +55,10 @@ pub struct SubscriptionSpec {
 impl SubscriptionSpec {
     /// A subscription to the events whose topic the pattern takes.
     pub fn new(pattern: Pattern, options: SubscribeOptions, handler: impl EventHandler) -> Self {
-        let start: Start = Box::new(move |reader| Box::pin(dispatch::run(handler, reader)));
+        let start: Start = Box::new(move |reader| match reader.spans() {
+            None => Box::pin(dispatch::run(handler, reader)),
+            Some(name) => Box::pin(dispatch::run(Spanned::new(handler, name), reader)),
+        });
         Self { pattern, options, start }
     }
 

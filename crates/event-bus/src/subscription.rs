@@ -117,7 +117,7 @@ pub struct SubscriptionStats {
 }
 
 impl SubscriptionStats {
-    /// Adds another subscription's counts; times become means over all calls.
+    /// Adds another subscription's counts; times become means over all calls, and the oldest is the oldest.
     pub(crate) fn add(&mut self, other: &Self) {
         #[expect(clippy::cast_precision_loss, reason = "a mean for people")]
         let seconds = |stats: &Self| stats.mean_handler_seconds * stats.calls as f64;
@@ -137,6 +137,7 @@ impl SubscriptionStats {
         #[expect(clippy::cast_precision_loss, reason = "a mean for people")]
         let calls = self.calls.max(1) as f64;
         self.mean_handler_seconds = busy / calls;
+        self.oldest_seconds = self.oldest_seconds.into_iter().chain(other.oldest_seconds).reduce(f64::max);
     }
 }
 

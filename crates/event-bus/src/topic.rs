@@ -7,6 +7,8 @@ use std::sync::{Arc, LazyLock};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::refused::Reason;
+
 /// The longest topic and the longest pattern, in bytes.
 pub const MAX_TOPIC_BYTES: usize = 255;
 
@@ -55,6 +57,11 @@ impl Topic {
     /// [`TopicError`] says which rule the text breaks.
     pub fn new(name: impl AsRef<str>) -> Result<Self, TopicError> {
         let name = name.as_ref();
+        Self::check(name).inspect_err(|_| Reason::Topic.count())?;
+        Ok(Self { hash: HASHER.hash_one(name), name: name.into() })
+    }
+
+    fn check(name: &str) -> Result<(), TopicError> {
         if name.is_empty() {
             return Err(TopicError::Empty);
         }
@@ -69,7 +76,7 @@ impl Topic {
                 return Err(TopicError::Character { topic: name.to_owned(), found });
             }
         }
-        Ok(Self { hash: HASHER.hash_one(name), name: name.into() })
+        Ok(())
     }
 
     /// The text.

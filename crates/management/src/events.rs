@@ -283,7 +283,9 @@ impl From<PublishError> for Problem {
             PublishError::Event(event) => field_problem(event.field(), &error.to_string()),
             PublishError::NotDurable(_) => Self::invalid("durable", error.to_string()),
             PublishError::TimedOut { .. } => Self::new(ProblemKind::Timeout, error.to_string()),
-            PublishError::Closed => Self::new(ProblemKind::Unavailable, error.to_string()),
+            PublishError::Closed | PublishError::NoRoom(_) => {
+                Self::new(ProblemKind::Unavailable, error.to_string())
+            }
         }
     }
 }

@@ -17,6 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::{Event, EventBuilder, EventError, MetadataValue, Payload, TraceContext};
+use crate::refused::Reason;
 use crate::topic::Topic;
 
 /// Why a JSON object is not an event.
@@ -154,7 +155,22 @@ impl<'de> Deserialize<'de> for Event {
     }
 }
 
+/// [`read_object`], with what it refuses counted.
 fn read(
+    object: Map<String, Value>,
+    missing: Missing,
+    max_data_bytes: usize,
+    now: &dyn Fn() -> Timestamp,
+) -> Result<Event, CloudEventError> {
+    read_object(object, missing, max_data_bytes, now).inspect_err(|error| {
+        // The others were counted where they were found.
+        if !matches!(error, CloudEventError::Event(error) if error.is_counted()) {
+            Reason::Attribute.count();
+        }
+    })
+}
+
+fn read_object(
     mut object: Map<String, Value>,
     missing: Missing,
     max_data_bytes: usize,

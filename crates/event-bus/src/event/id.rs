@@ -61,6 +61,11 @@ pub(crate) fn random_share() -> f64 {
     (random() >> 11) as f64 / (1_u64 << 53) as f64
 }
 
+/// A number that is not zero, as an id of a span is.
+pub(crate) fn random_id() -> u64 {
+    random().max(1)
+}
+
 /// The next number of this thread's SplitMix64 (Steele, Lea, Flood 2014).
 fn random() -> u64 {
     thread_local! {

@@ -77,6 +77,11 @@ impl TraceContext {
         self.parent.get(36..52).unwrap_or_default()
     }
 
+    /// The context of a new span below the publisher's, for a log or an exporter.
+    pub(crate) fn child(&self, span: u64) -> String {
+        format!("00-{}-{span:016x}-{:02x}", self.trace_id(), u8::from(self.is_sampled()))
+    }
+
     /// Whether the publisher's trace is sampled.
     #[must_use]
     pub fn is_sampled(&self) -> bool {

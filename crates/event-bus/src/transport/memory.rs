@@ -1,18 +1,29 @@
 //! Transports that are joined in memory: what the contract suite is tried on, and a fleet for tests.
+//!
+//! Built as an engine with partitions is: each end reads the partitions side by side, and acknowledges what
+//! was taken from each.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use futures_util::future::try_join_all;
 use runtime::CancellationToken;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
-use super::{EventTransport, TransportError, TransportSink};
+use super::contract::{Ends, Place};
+use super::{EventTransport, Outgoing, TransportError, TransportSink};
 use crate::event::Event;
 
-/// The most events that wait for an end.
-const QUEUE: usize = 65_536;
+/// The partitions of a line.
+const PARTITIONS: usize = 4;
+/// The most messages that wait for an end in one partition.
+const QUEUE: usize = 16_384;
+/// The most messages that an end is given at once.
+const BATCH: usize = 64;
 
 /// One end of a line to which several are joined. What one sends arrives at all, itself included.
 pub struct MemoryTransport {
@@ -20,46 +31,104 @@ pub struct MemoryTransport {
     own: usize,
 }
 
-#[derive(Default)]
+type Partitions = [VecDeque<String>; PARTITIONS];
+
 struct Line {
-    queues: Mutex<Vec<VecDeque<String>>>,
-    arrived: Notify,
-    is_down: AtomicBool,
+    ends: Mutex<Vec<Partitions>>,
+    /// Tells that something arrived, or that the line went down or up: whether it is down.
+    changed: watch::Sender<bool>,
+    /// How many of the next events are taken without an answer that says so.
+    answers_lost: AtomicUsize,
 }
 
 impl MemoryTransport {
     /// Ends of one new line.
     #[must_use]
     pub fn line(ends: usize) -> Vec<Arc<Self>> {
-        let line = Arc::new(Line::default());
-        *line.queues() = vec![VecDeque::new(); ends];
+        let line = Arc::new(Line {
+            ends: Mutex::new((0..ends).map(|_| Partitions::default()).collect()),
+            changed: watch::Sender::new(false),
+            answers_lost: AtomicUsize::new(0),
+        });
         (0..ends).map(|own| Arc::new(Self { line: line.clone(), own })).collect()
     }
 
     /// Takes the line down or brings it up again. While it is down nothing is sent or received.
     pub fn set_down(&self, is_down: bool) {
-        self.line.is_down.store(is_down, Ordering::Release);
-        self.line.arrived.notify_waiters();
+        self.line.changed.send_replace(is_down);
     }
 
-    /// Delivers again what this end has received last, as an engine does whose acknowledgement got lost.
-    pub fn repeat(&self, event: &Event) {
-        if let Ok(text) = serde_json::to_string(event)
-            && let Some(queue) = self.line.queues().get_mut(self.own)
-        {
-            queue.push_back(text);
+    /// Has the next so many events arrive without an answer that says so.
+    pub fn lose_answers(&self, events: usize) {
+        self.line.answers_lost.store(events, Ordering::Relaxed);
+    }
+
+    /// Delivers a message to this end, as an engine does whose acknowledgement got lost.
+    pub fn repeat(&self, message: &str) {
+        if let Some(partitions) = self.line.ends().get_mut(self.own) {
+            partitions[0].push_back(message.to_owned());
         }
-        self.line.arrived.notify_waiters();
+        self.line.changed.send_modify(|_| {});
     }
 
     fn unavailable(&self, why: &str) -> TransportError {
         TransportError::Unavailable { name: self.name().to_owned(), source: why.into() }
     }
+
+    fn send_one(&self, outgoing: &Outgoing) -> Result<(), TransportError> {
+        // As text, so that what crosses is what would cross a wire.
+        let text = serde_json::to_string(&outgoing.event)
+            .map_err(|e| TransportError::Refused { name: self.name().to_owned(), source: e.into() })?;
+        let mut hasher = DefaultHasher::new();
+        outgoing.key.hash(&mut hasher);
+        let partition = hasher.finish() as usize % PARTITIONS;
+        let mut ends = self.line.ends();
+        if ends.iter().any(|partitions| partitions[partition].len() >= QUEUE) {
+            return Err(self.unavailable("the line is full"));
+        }
+        ends.iter_mut().for_each(|partitions| partitions[partition].push_back(text.clone()));
+        drop(ends);
+        let lost =
+            self.line.answers_lost.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+        if lost.is_ok() { Err(self.unavailable("the answer was lost")) } else { Ok(()) }
+    }
+
+    /// Delivers what is in a partition, until the line goes down.
+    async fn read(&self, partition: usize, sink: &dyn TransportSink) -> Result<(), TransportError> {
+        let mut changed = self.line.changed.subscribe();
+        loop {
+            if *changed.borrow_and_update() {
+                return Err(self.unavailable("the line is down"));
+            }
+            let messages: Vec<String> = {
+                let ends = self.line.ends();
+                let queue = ends.get(self.own).map(|partitions| &partitions[partition]);
+                queue.into_iter().flatten().take(BATCH).cloned().collect()
+            };
+            if messages.is_empty() {
+                // The sender is the line's, which is ours.
+                let _ = changed.changed().await;
+                continue;
+            }
+            let mut events = Vec::new();
+            for message in &messages {
+                match serde_json::from_str::<Event>(message) {
+                    Ok(event) => events.push(event),
+                    Err(error) => sink.unreadable(&error),
+                }
+            }
+            sink.deliver(events).await.map_err(|e| self.unavailable(&e.to_string()))?;
+            // Only now: what was not taken is offered again.
+            if let Some(partitions) = self.line.ends().get_mut(self.own) {
+                partitions[partition].drain(..messages.len());
+            }
+        }
+    }
 }
 
 impl Line {
-    fn queues(&self) -> MutexGuard<'_, Vec<VecDeque<String>>> {
-        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    fn ends(&self) -> MutexGuard<'_, Vec<Partitions>> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -69,21 +138,18 @@ impl EventTransport for MemoryTransport {
         "memory"
     }
 
-    async fn send(&self, event: &Event, _: &str) -> Result<(), TransportError> {
-        if self.line.is_down.load(Ordering::Acquire) {
-            return Err(self.unavailable("the line is down"));
+    async fn send(&self, events: &[Outgoing]) -> Vec<Result<(), TransportError>> {
+        let mut failed = *self.line.changed.borrow();
+        let mut outcomes = Vec::with_capacity(events.len());
+        for outgoing in events {
+            // Nothing after what failed, so that order is kept when it is sent again.
+            let outcome =
+                if failed { Err(self.unavailable("the line is down")) } else { self.send_one(outgoing) };
+            failed |= outcome.as_ref().is_err_and(TransportError::is_transient);
+            outcomes.push(outcome);
         }
-        // As text, so that what crosses is what would cross a wire.
-        let text = serde_json::to_string(event)
-            .map_err(|e| TransportError::Refused { name: self.name().to_owned(), source: e.into() })?;
-        let mut queues = self.line.queues();
-        if queues.iter().any(|queue| queue.len() >= QUEUE) {
-            return Err(self.unavailable("the line is full"));
-        }
-        queues.iter_mut().for_each(|queue| queue.push_back(text.clone()));
-        drop(queues);
-        self.line.arrived.notify_waiters();
-        Ok(())
+        self.line.changed.send_modify(|_| {});
+        outcomes
     }
 
     async fn receive(
@@ -91,25 +157,28 @@ impl EventTransport for MemoryTransport {
         sink: Arc<dyn TransportSink>,
         cancelled: CancellationToken,
     ) -> Result<(), TransportError> {
-        loop {
-            let arrived = self.line.arrived.notified();
-            if self.line.is_down.load(Ordering::Acquire) {
-                return Err(self.unavailable("the line is down"));
-            }
-            let next = self.line.queues().get(self.own).and_then(|queue| queue.front().cloned());
-            let Some(text) = next else {
-                tokio::select! {
-                    () = arrived => continue,
-                    () = cancelled.cancelled() => return Ok(()),
-                }
-            };
-            if let Ok(event) = serde_json::from_str(&text) {
-                sink.deliver(event).await.map_err(|e| self.unavailable(&e.to_string()))?;
-            }
-            // Only now: an event that was not taken is offered again.
-            if let Some(queue) = self.line.queues().get_mut(self.own) {
-                queue.pop_front();
-            }
+        let partitions = (0..PARTITIONS).map(|partition| self.read(partition, &*sink));
+        tokio::select! {
+            outcome = try_join_all(partitions) => outcome.map(drop),
+            () = cancelled.cancelled() => Ok(()),
         }
+    }
+}
+
+/// Lines for the contract suite.
+#[derive(Default)]
+pub struct MemoryPlace {
+    line: Vec<Arc<MemoryTransport>>,
+}
+
+#[async_trait]
+impl Place for MemoryPlace {
+    async fn ends(&mut self) -> Ends {
+        self.line = MemoryTransport::line(2);
+        (self.line[0].clone(), self.line[1].clone())
+    }
+
+    async fn set_down(&mut self, is_down: bool) {
+        self.line[0].set_down(is_down);
     }
 }

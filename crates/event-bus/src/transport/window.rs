@@ -1,7 +1,24 @@
 //! The last so many of something, to know what comes twice.
 
 use std::collections::{HashSet, VecDeque};
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::LazyLock;
+
+use crate::event::Event;
+
+/// Keyed per process, so that nobody can choose ids that look like another's.
+static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+/// What tells events apart: CloudEvents says that source and id together do. Kept as a hash of 64 bits, so
+/// that a long id costs no more; among as many events as a window holds, two share one about once in 10^14.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct EventKey(u64);
+
+impl EventKey {
+    pub(super) fn of(event: &Event) -> Self {
+        Self(HASHER.hash_one((event.source(), event.id())))
+    }
+}
 
 /// A set that forgets the oldest beyond its bound.
 pub(super) struct Window<T> {

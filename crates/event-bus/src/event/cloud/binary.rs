@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use super::CloudEventError;
 use crate::event::{Event, MAX_METADATA_ENTRIES, MAX_METADATA_VALUE_BYTES, Payload, PayloadError};
+use crate::refused::Reason;
 
 /// What the name of a header with an attribute begins with.
 pub const HEADER_PREFIX: &str = "ce-";
@@ -107,6 +108,13 @@ pub fn to_headers(event: &Event) -> Result<BinaryMessage, PayloadError> {
 ///
 /// [`CloudEventError`] names the header that was refused.
 pub fn from_headers<'a>(
+    headers: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+    body: &[u8],
+) -> Result<Map<String, Value>, CloudEventError> {
+    read(headers, body).inspect_err(|_| Reason::Attribute.count())
+}
+
+fn read<'a>(
     headers: impl IntoIterator<Item = (&'a str, &'a [u8])>,
     body: &[u8],
 ) -> Result<Map<String, Value>, CloudEventError> {
