@@ -120,8 +120,9 @@ impl Management {
     /// `invalid_field`, or `already_exists`; no task is left behind then.
     pub async fn create_task(&self, caller: &Caller, spec: TaskSpec) -> Result<TaskView, Problem> {
         let target = spec.id.clone();
-        self.audited(caller, Role::Operator, "task.create", &target, async {
-            Ok(self.scheduler()?.create(spec).await?)
+        self.write(caller, Role::Operator, "task.create", &target, async |dry_run| {
+            let scheduler = self.scheduler()?;
+            Ok(if dry_run { scheduler.dry_run().create(&spec)? } else { scheduler.create(spec).await? })
         })
         .await
     }
@@ -138,8 +139,12 @@ impl Management {
         spec: TaskSpec,
         if_version: Option<u64>,
     ) -> Result<TaskView, Problem> {
-        self.audited(caller, Role::Operator, "task.replace", id, async {
-            Ok(self.scheduler()?.replace(id, spec, if_version).await?)
+        self.write(caller, Role::Operator, "task.replace", id, async |dry_run| {
+            let scheduler = self.scheduler()?;
+            Ok(match dry_run {
+                true => scheduler.dry_run().replace(id, spec, if_version)?,
+                false => scheduler.replace(id, spec, if_version).await?,
+            })
         })
         .await
     }
@@ -155,8 +160,13 @@ impl Management {
         id: &str,
         if_version: Option<u64>,
     ) -> Result<TaskView, Problem> {
-        self.audited(caller, Role::Operator, "task.remove", id, async {
-            Ok(self.scheduler()?.remove(id, if_version).await?)
+        self.write(caller, Role::Operator, "task.remove", id, async |dry_run| {
+            let scheduler = self.scheduler()?;
+            Ok(if dry_run {
+                scheduler.dry_run().remove(id, if_version)?
+            } else {
+                scheduler.remove(id, if_version).await?
+            })
         })
         .await
     }
@@ -167,8 +177,9 @@ impl Management {
     ///
     /// `not_found`, or `invalid_state`.
     pub async fn pause_task(&self, caller: &Caller, id: &str) -> Result<TaskView, Problem> {
-        self.audited(caller, Role::Operator, "task.pause", id, async {
-            Ok(self.scheduler()?.pause(id).await?)
+        self.write(caller, Role::Operator, "task.pause", id, async |dry_run| {
+            let scheduler = self.scheduler()?;
+            Ok(if dry_run { scheduler.dry_run().pause(id)? } else { scheduler.pause(id).await? })
         })
         .await
     }
@@ -179,8 +190,9 @@ impl Management {
     ///
     /// `not_found`, or `invalid_state`.
     pub async fn resume_task(&self, caller: &Caller, id: &str) -> Result<TaskView, Problem> {
-        self.audited(caller, Role::Operator, "task.resume", id, async {
-            Ok(self.scheduler()?.resume(id).await?)
+        self.write(caller, Role::Operator, "task.resume", id, async |dry_run| {
+            let scheduler = self.scheduler()?;
+            Ok(if dry_run { scheduler.dry_run().resume(id)? } else { scheduler.resume(id).await? })
         })
         .await
     }
@@ -191,8 +203,9 @@ impl Management {
     ///
     /// `not_found`, or `invalid_state`.
     pub async fn cancel_task(&self, caller: &Caller, id: &str) -> Result<TaskView, Problem> {
-        self.audited(caller, Role::Operator, "task.cancel", id, async {
-            Ok(self.scheduler()?.cancel(id).await?)
+        self.write(caller, Role::Operator, "task.cancel", id, async |dry_run| {
+            let scheduler = self.scheduler()?;
+            Ok(if dry_run { scheduler.dry_run().cancel(id)? } else { scheduler.cancel(id).await? })
         })
         .await
     }
@@ -208,8 +221,12 @@ impl Management {
         id: &str,
         request: TriggerRequest,
     ) -> Result<RunView, Problem> {
-        self.audited(caller, Role::Operator, "task.trigger", id, async {
-            Ok(self.scheduler()?.trigger(id, request.payload).await?)
+        self.write(caller, Role::Operator, "task.trigger", id, async |dry_run| {
+            let scheduler = self.scheduler()?;
+            Ok(match dry_run {
+                true => scheduler.dry_run().trigger(id, request.payload.as_ref())?,
+                false => scheduler.trigger(id, request.payload).await?,
+            })
         })
         .await
     }

@@ -24,6 +24,7 @@ use crate::view::{RunOrigin, RunOutcome, TaskStatus};
 mod backfill;
 mod control;
 mod depend;
+mod dry_run;
 mod failures;
 mod finish;
 mod fire;

@@ -106,7 +106,7 @@ pub use plugin::{PluginTasks, SCHEDULER, SchedulerPlugin};
 pub use publish::TaskEvent;
 pub use rare::{RareState, Rest};
 pub use schedule::describe::{Description, Language, describe_cron};
-pub use scheduler::{Scheduler, StopReport};
+pub use scheduler::{DryRun, Scheduler, StopReport};
 pub use spec::{
     After, AfterCondition, FailureBackoff, Group, IntervalMode, Misfire, MisfirePolicy, Overlap, Retry,
     ScheduleKind, ScheduleSpec, TaskSpec, TaskSpec as Task,

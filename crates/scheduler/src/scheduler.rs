@@ -25,8 +25,11 @@ use crate::store::{Change, StoreError};
 use crate::view::{ExecutorInfo, RunView, TaskStatus, TaskView};
 
 mod backfill;
+mod dry_run;
 mod owned;
 mod query;
+
+pub use dry_run::DryRun;
 
 /// What a stop could not finish.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -287,18 +290,12 @@ impl Scheduler {
     pub async fn replace(
         &self,
         id: &str,
-        mut spec: TaskSpec,
+        spec: TaskSpec,
         if_version: Option<u64>,
     ) -> Result<TaskView, TaskError> {
         let inner = &self.inner;
-        if spec.id.is_empty() {
-            id.clone_into(&mut spec.id);
-        } else if spec.id != id {
-            return Err(TaskError::invalid("id", format!("is not that of the task, `{id}`")));
-        }
-        let owner = inner.core().owner_of(id)?;
         let now = inner.now();
-        let def = Arc::new(Def::admit(&spec, owner.as_deref(), &inner.executors, now)?);
+        let def = self.admit_replacement(id, spec, now)?;
         let (snapshot, wanted) = self
             .kept(
                 id,
@@ -315,6 +312,16 @@ impl Scheduler {
         inner.nudge(wanted);
         inner.tell();
         self.view(snapshot, id)
+    }
+
+    fn admit_replacement(&self, id: &str, mut spec: TaskSpec, now: Micros) -> Result<Arc<Def>, TaskError> {
+        if spec.id.is_empty() {
+            id.clone_into(&mut spec.id);
+        } else if spec.id != id {
+            return Err(TaskError::invalid("id", format!("is not that of the task, `{id}`")));
+        }
+        let owner = self.inner.core().owner_of(id)?;
+        Def::admit(&spec, owner.as_deref(), &self.inner.executors, now).map(Arc::new)
     }
 
     /// One task.
@@ -383,6 +390,12 @@ impl Scheduler {
     /// If there is no such task, or it is done already.
     pub async fn cancel(&self, id: &str) -> Result<TaskView, TaskError> {
         self.control(id, Action::Cancel).await
+    }
+
+    /// The same changes, only tried.
+    #[must_use]
+    pub fn dry_run(&self) -> DryRun<'_> {
+        DryRun::new(self)
     }
 
     async fn control(&self, id: &str, action: Action) -> Result<TaskView, TaskError> {

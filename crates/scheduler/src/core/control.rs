@@ -10,7 +10,6 @@ use crate::error::TaskError;
 use crate::notice::NoticeKind;
 use crate::rare::{BY_OPERATOR, CANCELED};
 use crate::schedule::{Micros, NEVER, timestamp};
-use crate::spec::Overlap;
 use crate::store::Change;
 use crate::view::{RunOrigin, RunOutcome, TaskStatus};
 
@@ -78,16 +77,7 @@ impl Core {
 
     /// Takes a new task in.
     pub(crate) fn insert(&mut self, def: Arc<Def>, how: Insert, now: Micros) -> Result<u32, TaskError> {
-        self.check_owner(&def.id)?;
-        if self.find(&def.id).is_some() {
-            return Err(TaskError::Exists(def.id.to_string()));
-        }
-        if self.table.len() >= self.config.max_tasks {
-            return Err(TaskError::Full(format!("there are {} tasks", self.config.max_tasks)));
-        }
-        if !def.after().is_empty() {
-            self.check_edges(&def)?;
-        }
+        self.check_insert(&def)?;
         self.seen(now);
         let created = self.unique(now);
         let mut slot = Slot::new(Arc::clone(&def), created);
@@ -253,14 +243,7 @@ impl Core {
     }
 
     pub(crate) fn pause(&mut self, id: &str, now: Micros) -> Result<u32, TaskError> {
-        let task = self.place(id)?;
-        // A task that its plugin has suspended shows as paused, and can be paused by an operator as well.
-        let is_suspended = self.table.get(task).is_some_and(|slot| {
-            slot.flags & flag::SUSPENDED != 0 && slot.flags & (flag::PAUSED | flag::CANCELED) == 0
-        });
-        if !is_suspended {
-            self.check_action(task, Action::Pause)?;
-        }
+        let task = self.check_pause(id)?;
         self.seen(now);
         if let Some(slot) = self.table.get_mut(task) {
             slot.flags |= flag::PAUSED;
@@ -272,14 +255,7 @@ impl Core {
     }
 
     pub(crate) fn resume(&mut self, id: &str, now: Micros) -> Result<u32, TaskError> {
-        let task = self.check(id, Action::Resume)?;
-        let suspended_only = self
-            .table
-            .get(task)
-            .is_some_and(|slot| slot.flags & flag::PAUSED == 0 && slot.flags & flag::SUSPENDED != 0);
-        if suspended_only {
-            return Err(self.conflict(task, "its plugin has stopped; it resumes when the plugin starts"));
-        }
+        let task = self.check_resume(id)?;
         self.seen(now);
         self.lift(task, flag::PAUSED, now);
         self.tell_task(task, NoticeKind::Resumed, now, None);
@@ -387,26 +363,7 @@ impl Core {
         at: Micros,
         now: Micros,
     ) -> Result<u64, TaskError> {
-        let task = self.check(id, Action::Trigger)?;
-        let Some(slot) = self.table.get(task) else { return Err(TaskError::NotFound(id.to_owned())) };
-        if slot.flags & (flag::HELD | flag::SUSPENDED) != 0 {
-            return Err(self.conflict(task, "its plugin has stopped"));
-        }
-        let overlap = slot.def.as_ref().map(|def| def.overlap());
-        let queued = slot.side.as_ref().map_or(0, |side| side.queue.len());
-        let is_busy = slot.active_count > 0 || queued > 0;
-        let is_full = match overlap {
-            Some(Overlap::Skip) => is_busy,
-            Some(Overlap::QueueOne) => queued >= 1,
-            Some(Overlap::QueueAll) => queued >= self.config.max_queued_runs,
-            Some(Overlap::Allow) => {
-                slot.def.as_ref().is_some_and(|def| slot.active_count as usize >= self.allowed_max(def))
-            }
-            _ => false,
-        };
-        if is_busy && is_full {
-            return Err(self.conflict(task, "a run is under way, and its overlap policy allows no other"));
-        }
+        let task = self.check_trigger(id)?;
         self.seen(now);
         let cause = Cause { origin: RunOrigin::Trigger, payload, by: None };
         let (record, _) = self.begin(task, at, at, cause, now);

@@ -1,12 +1,13 @@
 use std::sync::{Arc, Mutex};
 
+use runtime::VirtualClock;
 use scheduler::{
-    Executor, Page, RunContext, RunError, RunOutcome, RunOutput, Scheduler, TaskError, TaskFilter,
+    Executor, Page, RunContext, RunError, RunOutcome, RunOutput, Scheduler, Task, TaskError, TaskFilter,
     TaskStatus, executor_fn,
 };
 use serde_json::json;
 
-use crate::support::{Bench, secs, spec};
+use crate::support::{Bench, NOON, at, secs, spec};
 
 fn interval(id: &str) -> serde_json::Value {
     json!({"id": id, "executor": "work", "schedule": {"type": "interval", "interval": "10s"}})
@@ -394,4 +395,40 @@ async fn a_panic_in_the_check_of_a_payload_refuses_the_task() {
     let refused = bench.scheduler.create(spec(body)).await.unwrap_err();
     assert_eq!(refused.to_string(), "payload: its executor panicked on it: as asked");
     assert!(bench.scheduler.get("t").await.is_err());
+}
+
+/// A dry run is refused as the change would be, answers as it would, and changes nothing.
+#[tokio::test(start_paused = true)]
+async fn a_dry_run_says_what_a_change_would_come_to() {
+    let scheduler = Scheduler::builder().clock(VirtualClock::starting_at(at(NOON))).build().await.unwrap();
+    let dry = scheduler.dry_run();
+    let spec = || Task::every("t", secs(60));
+    let tried = dry.create(&spec()).unwrap();
+    assert!(matches!(scheduler.get("t").await, Err(TaskError::NotFound(_))));
+    let made = scheduler.create(spec()).await.unwrap();
+    assert_eq!(
+        (&tried.id, tried.status, tried.version, tried.next_run_at),
+        (&made.id, made.status, made.version, made.next_run_at)
+    );
+    assert!(matches!(dry.create(&spec()), Err(TaskError::Exists(_))));
+    assert!(dry.create(&Task::cron("u", "never")).is_err());
+
+    let other = || Task::every("t", secs(90));
+    assert!(matches!(dry.replace("t", other(), Some(7)), Err(TaskError::VersionMismatch { .. })));
+    let tried = dry.replace("t", other(), Some(1)).unwrap();
+    assert_eq!(scheduler.get("t").await.unwrap().version, 1);
+    let replaced = scheduler.replace("t", other(), Some(1)).await.unwrap();
+    assert_eq!((tried.version, tried.next_run_at), (replaced.version, replaced.next_run_at));
+
+    assert_eq!(dry.trigger("t", None).unwrap().task, "t");
+    assert_eq!(dry.pause("t").unwrap().status, TaskStatus::Paused);
+    assert!(matches!(dry.resume("t"), Err(TaskError::Conflict { .. })));
+    assert_eq!(dry.cancel("t").unwrap().status, TaskStatus::Canceled);
+    assert_eq!(dry.remove("t", None).unwrap().id, "t");
+    assert!(matches!(dry.remove("t", Some(9)), Err(TaskError::VersionMismatch { .. })));
+    let now = scheduler.get("t").await.unwrap();
+    assert_eq!((now.status, now.run_count, now.version), (TaskStatus::Pending, 0, 2));
+    scheduler.cancel("t").await.unwrap();
+    assert!(matches!(dry.trigger("t", None), Err(TaskError::Conflict { .. })));
+    assert!(matches!(dry.pause("absent"), Err(TaskError::NotFound(_))));
 }
