@@ -94,7 +94,7 @@ fn complete_operation(path: &str, method: &str, operation: &mut Map<String, Valu
         if write {
             parameters.push(json!({"$ref": "#/components/parameters/IdempotencyKey"}));
         }
-        if write && tag == "events" {
+        if write && matches!(tag.as_str(), "events" | "scheduler") {
             parameters.push(json!({"$ref": "#/components/parameters/DryRun"}));
         }
         if versioned {
