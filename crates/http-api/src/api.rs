@@ -26,7 +26,7 @@ use crate::lanes::Lanes;
 use crate::origin::{HostPolicy, check_same_origin};
 use crate::plugin::HTTP;
 use crate::shared::Shared;
-use crate::{HttpConfig, dry_run, measure, routes};
+use crate::{HttpConfig, conditional, dry_run, measure, openapi, routes};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
@@ -64,7 +64,7 @@ impl Api {
     }
 
     fn build(management: Management, config: HttpConfig, lanes: Option<Lanes>) -> Self {
-        let (router, openapi) = routes::all();
+        let (router, document) = routes::all();
         let hosts = HostPolicy::new(config.is_loopback(), &config.allowed_hosts);
         let shared = Arc::new(Shared {
             event_streams: Arc::new(Semaphore::new(config.event_streams_max)),
@@ -72,7 +72,8 @@ impl Api {
             keyed: TaskOwner::new("keyed requests"),
             management,
             config,
-            openapi,
+            openapi_tag: openapi::tag(&document),
+            openapi: document,
             lanes,
         });
         let router = router.with_state(Arc::clone(&shared));
@@ -101,6 +102,7 @@ impl Api {
         let trace_id = HeaderValue::try_from(trace.trace_id().to_string()).ok();
         let request_id = parts.headers.get(REQUEST_ID).filter(|id| is_request_id(id)).cloned();
         let method = parts.method.clone();
+        let known = conditional::known(&method, &parts.headers);
         let dry_run = if is_write(&parts) { dry_run::take(&mut parts.uri) } else { Ok(false) };
         let caller = Caller::developer(Origin { transport: HTTP, address: peer }, trace)
             .dry_run(matches!(dry_run, Ok(true)));
@@ -121,6 +123,9 @@ impl Api {
         };
         if let Some(refusal) = response.extensions_mut().remove::<Refusal>() {
             write_problem(&mut response, &refusal, &trace);
+        }
+        if let Some(known) = known {
+            conditional::leave_out(&mut response, &known);
         }
         let headers = response.headers_mut();
         if let Some(trace_id) = trace_id {

@@ -32,6 +32,7 @@
 mod api;
 mod body;
 mod cloud_events;
+mod conditional;
 mod config;
 mod dispatch;
 mod dry_run;

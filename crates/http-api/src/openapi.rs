@@ -1,12 +1,14 @@
 //! The OpenAPI document: made from the handlers, completed with what they have in common.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use axum::response::{IntoResponse, Response};
-use http::header;
+use http::{HeaderValue, header};
 use serde_json::{Map, Value, json};
 use utoipa::OpenApi as _;
 use utoipa::openapi::OpenApi;
 
-use crate::envelope::{ErrorEnvelope, JSON, NO_STORE};
+use crate::envelope::{ErrorEnvelope, JSON};
 use crate::extract::Ctx;
 
 #[derive(utoipa::OpenApi)]
@@ -88,17 +90,27 @@ fn complete_operation(path: &str, method: &str, operation: &mut Map<String, Valu
 
     let write = method != "get";
     let has_body = operation.contains_key("requestBody");
-    let versioned = matches!((path, method), ("/scheduler/tasks/{id}", "put" | "delete"));
+    let versioned = matches!(
+        (path, method),
+        ("/scheduler/tasks/{id}", "put" | "delete") | ("/plugins/{name}/config", "put")
+    );
+    let conditional = matches!(
+        (path, method),
+        ("/scheduler/tasks/{id}" | "/plugins/{name}/config" | "/openapi.json", "get")
+    );
     let parameters = operation.entry("parameters").or_insert_with(|| json!([]));
     if let Some(parameters) = parameters.as_array_mut() {
         if write {
             parameters.push(json!({"$ref": "#/components/parameters/IdempotencyKey"}));
         }
-        if write && matches!(tag.as_str(), "events" | "scheduler") {
+        if write {
             parameters.push(json!({"$ref": "#/components/parameters/DryRun"}));
         }
         if versioned {
             parameters.push(json!({"$ref": "#/components/parameters/IfMatch"}));
+        }
+        if conditional {
+            parameters.push(json!({"$ref": "#/components/parameters/IfNoneMatch"}));
         }
     }
     let queried =
@@ -106,6 +118,9 @@ fn complete_operation(path: &str, method: &str, operation: &mut Map<String, Valu
     let named = path.contains('{');
     // People's pages and probes come from no service that may be missing.
     let plain = tag == "tour" || path.starts_with("/health");
+    if conditional {
+        operation["responses"]["304"] = json!({"description": "It is what `If-None-Match` names."});
+    }
     let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) else { return };
     for (status, component, _) in REFUSALS {
         let applies = match status {
@@ -174,6 +189,13 @@ fn parameters() -> Value {
             "description": "Checks everything and answers as if it had been done, but changes nothing.",
             "schema": {"type": "boolean", "default": false},
         },
+        "IfNoneMatch": {
+            "name": "If-None-Match",
+            "in": "header",
+            "required": false,
+            "description": "The `ETag` that the caller has seen; 304 without a body if it has not changed since.",
+            "schema": {"type": "string"},
+        },
         "IfMatch": {
             "name": "If-Match",
             "in": "header",
@@ -197,10 +219,24 @@ fn headers() -> Value {
     })
 }
 
+/// May be kept, and has to be asked for each time.
+const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
+
+/// The entity tag of the document. The same program gives the same.
+pub(crate) fn tag(document: &[u8]) -> HeaderValue {
+    let mut hasher = DefaultHasher::new();
+    document.hash(&mut hasher);
+    HeaderValue::try_from(format!("\"{:016x}\"", hasher.finish())).unwrap_or(HeaderValue::from_static("\"\""))
+}
+
 /// This document.
 #[utoipa::path(get, path = "/openapi.json", tag = "tour", operation_id = "openapi",
     responses((status = 200, description = "OpenAPI 3.1.", content_type = "application/json", body = Object)))]
 pub(crate) async fn serve(ctx: Ctx) -> Response {
-    let headers = [(header::CONTENT_TYPE, JSON), (header::CACHE_CONTROL, NO_STORE)];
+    let headers = [
+        (header::CONTENT_TYPE, JSON),
+        (header::CACHE_CONTROL, NO_CACHE),
+        (header::ETAG, ctx.shared.openapi_tag.clone()),
+    ];
     (headers, ctx.shared.openapi.clone()).into_response()
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::HeaderValue;
 use management::Management;
 use runtime::{CancellationToken, TaskOwner};
 use tokio::sync::Semaphore;
@@ -15,6 +16,8 @@ pub(crate) struct Shared {
     pub(crate) config: HttpConfig,
     /// The OpenAPI document, written out once.
     pub(crate) openapi: Bytes,
+    /// What tells it from that of another version.
+    pub(crate) openapi_tag: HeaderValue,
     /// Where plugins' code runs, if the control plane has a runtime of its own.
     pub(crate) lanes: Option<Lanes>,
     /// Places for clients that follow events.

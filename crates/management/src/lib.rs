@@ -41,7 +41,7 @@ pub use health::{HealthReport, PluginHealth, Readiness};
 pub use idempotency::{Claim, IdempotencyStore, Idempotent, StoredAnswer};
 pub use management::{Management, ManagementBuilder};
 pub use page::{PAGE_DEFAULT, PAGE_MAX, Page, PageRequest};
-pub use plugins::{ConfigApplied, LifecycleAction, LifecycleOptions, Progress};
+pub use plugins::{ConfigApplied, LifecycleAction, LifecycleOptions, PluginConfig, Progress};
 pub use problem::{Problem, ProblemKind};
 pub use services::{ClusterView, NodeInfo, ServiceInfo, ServiceInstance, ServiceTest};
 pub use settings::ConfigValue;

@@ -120,24 +120,9 @@ impl Management {
             caller.require(role)?;
             return work(true).await;
         }
-        self.audited(caller, role, action, target, work(false)).await
-    }
-
-    /// Checks the role, does a write, and records it either way.
-    pub(crate) async fn audited<T>(
-        &self,
-        caller: &Caller,
-        role: Role,
-        action: &'static str,
-        target: &str,
-        work: impl Future<Output = Result<T, Problem>>,
-    ) -> Result<T, Problem> {
-        if caller.dry_run {
-            return Err(Problem::invalid("dry_run", "is not offered by this operation"));
-        }
         let mut entry = Pending { management: self, caller, action, target, recorded: false };
         let outcome = match caller.require(role) {
-            Ok(()) => work.await,
+            Ok(()) => work(false).await,
             Err(refused) => Err(refused),
         };
         entry.record(&outcome);

@@ -13,7 +13,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::management::not_available;
-use crate::{Caller, Management, Page, PageRequest, Problem, ProblemKind, Role};
+use crate::{Caller, ConfigValue, Management, Page, PageRequest, Problem, ProblemKind, Role};
 
 /// What is to be done with a plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -77,6 +77,19 @@ pub enum ConfigApplied {
     Restarted,
     /// The plugin does not run; it takes effect at its next start.
     AtNextStart,
+}
+
+/// A plugin's configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PluginConfig {
+    /// As it is in force, secrets masked.
+    pub config: Value,
+    /// Each of its values with its origin, by path.
+    pub values: Vec<ConfigValue>,
+    /// What tells it from any other, until the host ends.
+    pub version: u64,
+    /// How it came into force; nothing where it was only read, or tried.
+    pub applied: Option<ConfigApplied>,
 }
 
 impl Management {
@@ -152,7 +165,7 @@ impl Management {
         action: LifecycleAction,
         options: LifecycleOptions,
     ) -> Result<Progress<PluginView>, Problem> {
-        self.audited(caller, Role::Operator, action.audited_as(), name, async {
+        self.write(caller, Role::Operator, action.audited_as(), name, async |dry_run| {
             let manager = self.manager()?.clone();
             let before = manager.get(name)?;
             let change = Change {
@@ -160,6 +173,15 @@ impl Management {
                 force: options.force,
                 carried_by: PluginName::new(caller.origin.transport).ok(),
             };
+            if dry_run {
+                let tried = manager.dry_run();
+                return Ok(Progress::Done(match action {
+                    LifecycleAction::Initialize => tried.initialize(name)?,
+                    LifecycleAction::Start => tried.start(name, &change)?,
+                    LifecycleAction::Stop => tried.stop(name, &change)?,
+                    LifecycleAction::Restart => tried.restart(name, &change)?,
+                }));
+            }
             let carrier = change.carried_by.clone();
             let carries = self.takes_down_carrier(name, action, carrier.as_ref())?;
             let target = name.to_owned();
@@ -215,35 +237,49 @@ impl Management {
         &self.inner.background
     }
 
-    /// A plugin's effective configuration, its secrets masked.
+    /// A plugin's effective configuration, its secrets masked, and where each value comes from.
     ///
     /// # Errors
     ///
     /// `not_found`.
-    pub fn plugin_config(&self, caller: &Caller, name: &str) -> Result<Value, Problem> {
+    pub fn plugin_config(&self, caller: &Caller, name: &str) -> Result<PluginConfig, Problem> {
         caller.require(Role::Viewer)?;
-        Ok(self.manager()?.config_of(name)?)
+        self.present_config(name)
+    }
+
+    fn present_config(&self, name: &str) -> Result<PluginConfig, Problem> {
+        let manager = self.manager()?;
+        // The version first: what changes meanwhile makes it an old one, and never the other way round.
+        let version = manager.config_version(name)?;
+        let values = self.config_values(&format!("plugins.{name}."));
+        Ok(PluginConfig { config: manager.config_of(name)?, values, version, applied: None })
     }
 
     /// Replaces a plugin's configuration; what was before is in force if any of it fails.
     ///
     /// # Errors
     ///
-    /// `not_found`, `invalid_field` with the path of the key, or what the plugin says.
+    /// `not_found`, `invalid_field` with the path of the key, `precondition_failed` where its version is not
+    /// `if_version`, or what the plugin says.
     pub async fn set_plugin_config(
         &self,
         caller: &Caller,
         name: &str,
         config: Value,
-    ) -> Result<(Value, ConfigApplied), Problem> {
-        self.audited(caller, Role::Admin, "plugin.configure", name, async {
+        if_version: Option<u64>,
+    ) -> Result<PluginConfig, Problem> {
+        self.write(caller, Role::Admin, "plugin.configure", name, async |dry_run| {
             let manager = self.manager()?;
-            let applied = match manager.set_config(name, config).await? {
+            if dry_run {
+                let config = manager.dry_run().set_config(name, config, if_version).await?;
+                return Ok(PluginConfig { config, ..self.present_config(name)? });
+            }
+            let applied = match manager.set_config_if(name, config, if_version).await? {
                 Applied::Live => ConfigApplied::Live,
                 Applied::Restarted => ConfigApplied::Restarted,
                 Applied::AtNextStart => ConfigApplied::AtNextStart,
             };
-            Ok((manager.config_of(name)?, applied))
+            Ok(PluginConfig { applied: Some(applied), ..self.present_config(name)? })
         })
         .await
     }
@@ -255,8 +291,9 @@ impl Management {
     /// `not_found` for the type, `already_exists`, or `invalid_field`.
     pub async fn load_plugin(&self, caller: &Caller, request: LoadRequest) -> Result<PluginView, Problem> {
         let target = request.type_name.clone();
-        self.audited(caller, Role::Admin, "plugin.load", &target, async {
-            Ok(self.manager()?.load(request).await?)
+        self.write(caller, Role::Admin, "plugin.load", &target, async |dry_run| {
+            let manager = self.manager()?;
+            Ok(if dry_run { manager.dry_run().load(request).await? } else { manager.load(request).await? })
         })
         .await
     }
@@ -272,12 +309,15 @@ impl Management {
         name: &str,
         options: LifecycleOptions,
     ) -> Result<Progress<PluginView>, Problem> {
-        self.audited(caller, Role::Admin, "plugin.unload", name, async {
+        self.write(caller, Role::Admin, "plugin.unload", name, async |dry_run| {
             let manager = self.manager()?.clone();
             let mut before = manager.get(name)?;
             let carried_by = PluginName::new(caller.origin.transport).ok();
             let carries = self.takes_down_carrier(name, LifecycleAction::Stop, carried_by.as_ref())?;
             let change = Change { cascade: options.cascade, force: options.force, carried_by };
+            if dry_run {
+                return Ok(Progress::Done(manager.dry_run().unload(name, &change)?));
+            }
             if options.wait && !(carries && options.force) {
                 manager.unload(name, change).await?;
                 // What it was, and that it no longer is.
@@ -306,8 +346,12 @@ impl Management {
         name: &str,
         request: SwapRequest,
     ) -> Result<PluginView, Problem> {
-        self.audited(caller, Role::Admin, "plugin.swap", name, async {
-            Ok(self.manager()?.swap(name, request).await?)
+        self.write(caller, Role::Admin, "plugin.swap", name, async |dry_run| {
+            let manager = self.manager()?;
+            Ok(match dry_run {
+                true => manager.dry_run().swap(name, request).await?,
+                false => manager.swap(name, request).await?,
+            })
         })
         .await
     }
@@ -322,6 +366,7 @@ impl From<ManagerError> for Problem {
         match &error {
             ManagerError::NotFound(name) => Self::not_found("plugin", name),
             ManagerError::Conflict(_) => Self::new(K::AlreadyExists, text),
+            ManagerError::ConfigChanged(_) => Self::new(K::PreconditionFailed, text),
             ManagerError::HasDependents { dependents, .. } => {
                 Self::new(K::InUse, text).detail(names(dependents))
             }

@@ -208,7 +208,7 @@ impl Folder {
             restart,
             ..LoadRequest::new(definition.type_name.clone())
         };
-        let intake = Intake { request, layer: Layer::File, may_wait: true };
+        let intake = Intake { request, layer: Layer::File, may_wait: true, dry_run: false };
         let name = self.shared.clone().take_in(intake).await?.name;
         // Beside the rest of the folder: a start may take its time, or wait for the next file's plugin.
         let (shared, started) = (self.shared.clone(), name.clone());
@@ -251,7 +251,7 @@ impl Folder {
             version: definition.version.clone(),
             drain: None,
         };
-        let swapped = self.shared.swap(name.as_str(), request).await;
+        let swapped = self.shared.swap(name.as_str(), request, false).await;
         if swapped.is_err() {
             self.shared.settings().set_section(Layer::File, &path, before);
         } else {

@@ -1,6 +1,7 @@
 //! What a manager is made of.
 
 use std::fmt;
+use std::hash::RandomState;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, RwLock};
 
@@ -136,6 +137,7 @@ impl PluginManagerBuilder {
             registry: PluginRegistry::new(),
             loaders: self.loaders,
             settings: Mutex::new(self.settings),
+            versions: RandomState::new(),
             overrides: self.overrides,
             keeping: tokio::sync::Mutex::new(()),
             entries: RwLock::default(),

@@ -25,6 +25,9 @@ pub enum ManagerError {
         /// What was asked for.
         action: Action,
     },
+    /// The configuration is another than the caller has seen.
+    #[error("the configuration of plugin `{0}` has changed")]
+    ConfigChanged(PluginName),
     /// Others use the plugin, and the cascade was not asked for.
     #[error("plugin `{name}` is used by {}", join(.dependents))]
     HasDependents {

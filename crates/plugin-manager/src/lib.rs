@@ -33,6 +33,7 @@
 mod autoload;
 mod builder;
 mod config;
+mod dry_run;
 mod error;
 mod load;
 mod manager;
@@ -47,6 +48,7 @@ mod view;
 pub use autoload::{Definition, DefinitionView};
 pub use builder::PluginManagerBuilder;
 pub use config::ManagerConfig;
+pub use dry_run::DryRun;
 pub use error::ManagerError;
 pub use load::{LoadRequest, SwapRequest};
 pub use manager::{Change, PluginManager, PluginOptions};

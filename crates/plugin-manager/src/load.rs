@@ -126,19 +126,25 @@ pub(crate) struct Intake {
     pub(crate) layer: Layer,
     /// Whether what it needs may be missing yet.
     pub(crate) may_wait: bool,
+    /// Whether it is only tried.
+    pub(crate) dry_run: bool,
 }
 
 impl Shared {
-    pub(crate) async fn load(self: Arc<Self>, request: LoadRequest) -> Result<PluginView, ManagerError> {
+    pub(crate) async fn load(
+        self: Arc<Self>,
+        request: LoadRequest,
+        dry_run: bool,
+    ) -> Result<PluginView, ManagerError> {
         let may_wait = !request.start || !self.config.dependency_check;
-        self.take_in(Intake { request, layer: Layer::Api, may_wait }).await
+        self.take_in(Intake { request, layer: Layer::Api, may_wait, dry_run }).await
     }
 
     pub(crate) async fn take_in(self: Arc<Self>, intake: Intake) -> Result<PluginView, ManagerError> {
         if self.is_shutting_down() {
             return Err(ManagerError::ShuttingDown);
         }
-        let Intake { request, layer, may_wait } = intake;
+        let Intake { request, layer, may_wait, dry_run } = intake;
         let source = PluginSource {
             type_name: request.type_name.clone(),
             version: request.version.clone(),
@@ -174,6 +180,9 @@ impl Shared {
             type_name: Some(request.type_name.clone()),
             manual: false,
         };
+        if dry_run {
+            return self.as_registered(manifest, options);
+        }
         let version = manifest.version.clone();
         self.clone().register(plugin, manifest, options, &json!({ "type": request.type_name }))?;
         if section.is_some() {
@@ -225,7 +234,12 @@ impl Shared {
         problems
     }
 
-    pub(crate) async fn swap(&self, name: &str, request: SwapRequest) -> Result<PluginView, ManagerError> {
+    pub(crate) async fn swap(
+        &self,
+        name: &str,
+        request: SwapRequest,
+        dry_run: bool,
+    ) -> Result<PluginView, ManagerError> {
         let record = self.registry.get(name).ok_or_else(|| not_found(name))?;
         let type_name = request.type_name.clone().or_else(|| record.type_name.as_deref().map(str::to_owned));
         let Some(type_name) = type_name else {
@@ -238,7 +252,7 @@ impl Shared {
             name: Some(record.name().clone()),
         };
         let (plugin, _) = self.make(&source).await?;
-        self.swap_with(name, plugin, SwapRequest { type_name: Some(type_name), ..request }).await
+        self.swap_with(name, plugin, SwapRequest { type_name: Some(type_name), ..request }, dry_run).await
     }
 
     pub(crate) async fn swap_with(
@@ -246,6 +260,7 @@ impl Shared {
         name: &str,
         plugin: Arc<dyn Plugin>,
         request: SwapRequest,
+        dry_run: bool,
     ) -> Result<PluginView, ManagerError> {
         if self.is_shutting_down() {
             return Err(ManagerError::ShuttingDown);
@@ -258,9 +273,12 @@ impl Shared {
         let manifest = plugin.manifest();
         let invalid = |detail: String| ManagerError::InvalidManifest { name: manifest.name.clone(), detail };
         manifest.check().map_err(|error| invalid(error.to_string()))?;
-        let order = SwapOrder { plugin, manifest: Arc::new(manifest), type_name: request.type_name, drain };
+        let version = manifest.version.to_string();
+        let manifest = Arc::new(manifest);
+        let order = SwapOrder { plugin, manifest, type_name: request.type_name, drain, dry_run };
         self.ask(name, |reply| Command::Swap(Box::new(order), reply)).await?;
-        self.view(name).ok_or_else(|| not_found(name))
+        let view = self.view(name).ok_or_else(|| not_found(name))?;
+        Ok(if dry_run { PluginView { version, ..view } } else { view })
     }
 }
 

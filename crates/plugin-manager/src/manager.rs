@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use event_bus::EventBus;
-use plugin_core::{Host, Manifest, Permission, Permissions, Plugin, PluginName, Settings, mask};
+use plugin_core::{Host, Manifest, Permission, Plugin, PluginName, Settings, mask};
 use registry::{PluginRegistry, ServiceDirectory};
 use runtime::TaskOwner;
 use serde_json::{Value, json};
@@ -14,6 +14,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::autoload::Folder;
 use crate::builder::PluginManagerBuilder;
+use crate::dry_run::DryRun;
 use crate::shared::{Entry, Shared, Status};
 use crate::supervisor::{Grants, MAILBOX, Parts, Supervisor, show_defaults};
 use crate::{
@@ -173,7 +174,7 @@ impl PluginManager {
     /// [`ManagerError`], and there is no new plugin.
     pub async fn load(&self, request: LoadRequest) -> Result<PluginView, ManagerError> {
         let shared = self.shared.clone();
-        self.run("load", async move { shared.load(request).await }).await
+        self.run("load", async move { shared.load(request, false).await }).await
     }
 
     /// Puts another version in a plugin's place, without a request that fails.
@@ -183,7 +184,7 @@ impl PluginManager {
     /// [`ManagerError`]; the old version runs then.
     pub async fn swap(&self, name: &str, request: SwapRequest) -> Result<PluginView, ManagerError> {
         let (shared, name) = (self.shared.clone(), name.to_owned());
-        self.run("swap", async move { shared.swap(&name, request).await }).await
+        self.run("swap", async move { shared.swap(&name, request, false).await }).await
     }
 
     /// The same with a plugin that the caller has made.
@@ -198,7 +199,7 @@ impl PluginManager {
         request: SwapRequest,
     ) -> Result<PluginView, ManagerError> {
         let (shared, name) = (self.shared.clone(), name.to_owned());
-        self.run("swap", async move { shared.swap_with(&name, plugin, request).await }).await
+        self.run("swap", async move { shared.swap_with(&name, plugin, request, false).await }).await
     }
 
     /// Replaces a plugin's configuration: checks it, applies it live or by a restart, keeps it, and takes it
@@ -210,8 +211,22 @@ impl PluginManager {
     /// [`ManagerError::InvalidConfig`] with the path of the key, or [`ManagerError`] of another kind; the
     /// configuration before is in force then.
     pub async fn set_config(&self, name: &str, config: Value) -> Result<crate::Applied, ManagerError> {
+        self.set_config_if(name, config, None).await
+    }
+
+    /// The same, if the configuration in force has that [version](PluginManager::config_version) still.
+    ///
+    /// # Errors
+    ///
+    /// As there, and [`ManagerError::ConfigChanged`].
+    pub async fn set_config_if(
+        &self,
+        name: &str,
+        config: Value,
+        version: Option<u64>,
+    ) -> Result<crate::Applied, ManagerError> {
         let (shared, name) = (self.shared.clone(), name.to_owned());
-        self.run("configure", async move { shared.set_config(&name, config).await }).await
+        self.run("configure", async move { shared.set_config(&name, config, version).await }).await
     }
 
     /// A plugin's effective configuration, its secrets masked.
@@ -223,11 +238,23 @@ impl PluginManager {
         let record = self.shared.registry.get(name).ok_or_else(|| not_found(name))?;
         let mut settings = self.shared.settings().clone();
         show_defaults(&mut settings, &record.manifest);
-        let value = settings.section(&["plugins", name]);
-        Ok(match &record.manifest.config {
-            Some(spec) => mask(spec.schema(), &value),
-            None => value,
-        })
+        Ok(masked(&record.manifest, settings.section(&["plugins", name])))
+    }
+
+    /// What tells a plugin's configuration from any other, until the process ends.
+    ///
+    /// # Errors
+    ///
+    /// [`ManagerError::NotFound`].
+    pub fn config_version(&self, name: &str) -> Result<u64, ManagerError> {
+        self.shared.registry.get(name).ok_or_else(|| not_found(name))?;
+        Ok(self.shared.version_of(&self.shared.settings().section(&["plugins", name])))
+    }
+
+    /// The same operations, only tried.
+    #[must_use]
+    pub fn dry_run(&self) -> DryRun<'_> {
+        DryRun::new(&self.shared)
     }
 
     /// The host's configuration with all its layers, the defaults of plugins among them. Secrets are not
@@ -394,10 +421,7 @@ impl Shared {
         manifest.check().map_err(|error| invalid(error.to_string()))?;
         let restart = options.restart.unwrap_or_else(|| self.config.restart.clone());
         restart.check().map_err(|error| error.under("restart"))?;
-        let grants = match options.permissions {
-            Some(granted) => Grants::Only(Permissions::new(granted)),
-            None => Grants::Declared,
-        };
+        let grants = Grants::from_options(options.permissions);
         let manifest = Arc::new(manifest);
         let status = Status::new(grants.clone(), restart.policy);
         let (sender, mailbox) = mpsc::channel(MAILBOX);
@@ -437,5 +461,13 @@ impl Shared {
 impl fmt::Debug for PluginManager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PluginManager").field("plugins", &self.shared.registry.len()).finish_non_exhaustive()
+    }
+}
+
+/// A configuration without its secrets.
+pub(crate) fn masked(manifest: &Manifest, config: Value) -> Value {
+    match &manifest.config {
+        Some(spec) => mask(spec.schema(), &config),
+        None => config,
     }
 }

@@ -98,15 +98,15 @@ impl Shared {
         }
     }
 
-    fn known(&self, name: &str) -> Result<PluginName, ManagerError> {
+    pub(crate) fn known(&self, name: &str) -> Result<PluginName, ManagerError> {
         self.registry.get(name).map(|record| record.name().clone()).ok_or_else(|| not_found(name))
     }
 
-    fn open_for_business(&self) -> Result<(), ManagerError> {
+    pub(crate) fn open_for_business(&self) -> Result<(), ManagerError> {
         if self.is_shutting_down() { Err(ManagerError::ShuttingDown) } else { Ok(()) }
     }
 
-    fn seen(&self, name: &str) -> Result<PluginView, ManagerError> {
+    pub(crate) fn seen(&self, name: &str) -> Result<PluginView, ManagerError> {
         self.view(name).ok_or_else(|| not_found(name))
     }
 
@@ -156,7 +156,7 @@ impl Shared {
     }
 
     /// Whether a plugin runs, or is on its way, or will try again by itself.
-    fn will_come(&self, name: &PluginName) -> bool {
+    pub(crate) fn will_come(&self, name: &PluginName) -> bool {
         let state = self.registry.state(name.as_str());
         if matches!(state, State::Running | State::Initializing | State::Starting) {
             return true;
@@ -169,7 +169,11 @@ impl Shared {
         StopOrder { why, wanted, regardless: false, budget }
     }
 
-    fn check_carrier(&self, taken_down: &[PluginName], change: &Change) -> Result<(), ManagerError> {
+    pub(crate) fn check_carrier(
+        &self,
+        taken_down: &[PluginName],
+        change: &Change,
+    ) -> Result<(), ManagerError> {
         match &change.carried_by {
             Some(carrier) if !change.force && taken_down.contains(carrier) => {
                 Err(ManagerError::CarriesRequest(carrier.clone()))
@@ -179,7 +183,7 @@ impl Shared {
     }
 
     /// Those that run and need `name`, in the order in which they can be stopped.
-    fn running_dependents(&self, name: &PluginName) -> Vec<PluginName> {
+    pub(crate) fn running_dependents(&self, name: &PluginName) -> Vec<PluginName> {
         let mut dependents = self.registry.graph().all_dependents(name.as_str());
         dependents.retain(|dependent| {
             matches!(
@@ -423,14 +427,19 @@ impl Shared {
         }
     }
 
+    /// Those that declare to need a plugin.
+    pub(crate) fn needed_by(&self, name: &PluginName) -> Vec<PluginName> {
+        let graph = self.registry.graph();
+        let needs_it = |dependent: &&PluginName| {
+            graph.dependencies(dependent.as_str()).iter().any(|d| d.name == *name && !d.optional)
+        };
+        graph.dependents(name.as_str()).iter().filter(needs_it).cloned().collect()
+    }
+
     pub(crate) async fn unload(&self, name: &str, change: &Change) -> Result<(), ManagerError> {
         self.open_for_business()?;
         let name = self.known(name)?;
-        let graph = self.registry.graph();
-        let needs_it = |dependent: &&PluginName| {
-            graph.dependencies(dependent.as_str()).iter().any(|d| d.name == name && !d.optional)
-        };
-        let dependents: Vec<_> = graph.dependents(name.as_str()).iter().filter(needs_it).cloned().collect();
+        let dependents = self.needed_by(&name);
         if !change.cascade && !dependents.is_empty() {
             return Err(ManagerError::HasDependents { name, dependents });
         }
@@ -440,8 +449,13 @@ impl Shared {
         self.ask(name.as_str(), Command::Unload).await
     }
 
-    pub(crate) async fn set_config(&self, name: &str, config: Value) -> Result<Applied, ManagerError> {
+    pub(crate) async fn set_config(
+        &self,
+        name: &str,
+        config: Value,
+        if_version: Option<u64>,
+    ) -> Result<Applied, ManagerError> {
         self.open_for_business()?;
-        self.ask(name, |reply| Command::Configure(ConfigChange::Request(config), reply)).await
+        self.ask(name, |reply| Command::Configure(ConfigChange::Request(config, if_version), reply)).await
     }
 }

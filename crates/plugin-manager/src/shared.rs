@@ -1,6 +1,7 @@
 //! What supervisors and operations have in common.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -31,6 +32,8 @@ pub(crate) struct Shared {
     pub(crate) registry: PluginRegistry,
     pub(crate) loaders: Vec<Loading>,
     pub(crate) settings: Mutex<Settings>,
+    /// Makes versions of configurations; a secret, since there are secrets among what it is a digest of.
+    pub(crate) versions: RandomState,
     pub(crate) overrides: Option<OverrideFile>,
     /// Held while the overrides are written.
     pub(crate) keeping: tokio::sync::Mutex<()>,
@@ -150,6 +153,11 @@ impl Shared {
                 entry.poke.notify_one();
             }
         }
+    }
+
+    /// What tells one configuration from another, until the process ends.
+    pub(crate) fn version_of(&self, config: &Value) -> u64 {
+        self.versions.hash_one(config.to_string())
     }
 
     /// Says which keys of a plugin's section have other values in force, and never which: some are secret.

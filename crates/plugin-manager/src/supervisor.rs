@@ -47,6 +47,8 @@ pub(crate) enum Command {
     Stop(StopOrder, Reply<()>),
     Unload(Reply<()>),
     Configure(ConfigChange, Reply<Applied>),
+    /// Only tries; answers what would be in force.
+    TryConfigure(ConfigChange, Reply<Value>),
     Swap(Box<SwapOrder>, Reply<()>),
     /// Changes what happens at a failure, from the next one on.
     SetRestart(RestartConfig),
@@ -54,8 +56,8 @@ pub(crate) enum Command {
 
 /// Another configuration for a plugin.
 pub(crate) enum ConfigChange {
-    /// What an operator wants to be in force, whole.
-    Request(Value),
+    /// What an operator wants to be in force, whole, in place of what has that version.
+    Request(Value, Option<u64>),
     /// What a definition file says.
     Definition(Map<String, Value>),
 }
@@ -115,6 +117,10 @@ pub(crate) enum Grants {
 }
 
 impl Grants {
+    pub(crate) fn from_options(granted: Option<Vec<plugin_core::Permission>>) -> Self {
+        granted.map_or(Self::Declared, |granted| Self::Only(Permissions::new(granted)))
+    }
+
     pub(crate) fn of(&self, manifest: &Manifest) -> Permissions {
         match self {
             Self::Declared => Permissions::new(manifest.permissions.clone()),
@@ -217,6 +223,9 @@ impl Supervisor {
             Command::Configure(value, reply) => {
                 let outcome = self.on_configure(value).await;
                 let _ = reply.send(outcome);
+            }
+            Command::TryConfigure(value, reply) => {
+                let _ = reply.send(self.plan(value).map(|plan| plan.effective));
             }
             Command::Swap(order, reply) => {
                 let outcome = self.on_swap(*order).await;

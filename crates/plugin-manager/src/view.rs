@@ -290,7 +290,11 @@ impl Shared {
     }
 
     fn view_of(&self, record: &PluginRecord) -> Option<PluginView> {
-        let status = self.status_of(record)?;
+        Some(self.view_with(record, &*self.status_of(record)?))
+    }
+
+    /// What is known of a plugin, the registered ones or one that might be.
+    pub(crate) fn view_with(&self, record: &PluginRecord, status: &Status) -> PluginView {
         let manifest = &record.manifest;
         let live = record.slot.live();
         let users = record.slot.services_in_use();
@@ -314,9 +318,9 @@ impl Shared {
         let granted = status.grants.of(manifest);
         let granted = granted.granted();
         let denied = manifest.permissions.iter().filter(|asked| !granted.contains(asked));
-        let health = health(record, &status);
+        let health = health(record, status);
         let seen = status.seen().clone();
-        Some(PluginView {
+        PluginView {
             name: record.name().clone(),
             version: manifest.version.to_string(),
             description: manifest.description.clone(),
@@ -352,7 +356,7 @@ impl Shared {
             incarnation: seen.incarnation,
             startup_duration: seen.startup.map(DurationText::measured),
             stuck_calls: status.stuck.load(Ordering::Relaxed),
-        })
+        }
     }
 
     pub(crate) fn graph_view(&self) -> GraphView {

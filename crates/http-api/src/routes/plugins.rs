@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use http::StatusCode;
-use management::{ConfigApplied, LifecycleAction, LifecycleOptions, Progress};
+use management::{ConfigApplied, ConfigValue, LifecycleAction, LifecycleOptions, PluginConfig, Progress};
 use plugin_core::PluginName;
 use plugin_manager::{GraphView, LoadRequest, PluginStatusView, PluginView, SwapRequest, TypeView};
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::envelope::{Answer, Envelope, Outcome, list_data, whole};
-use crate::extract::{Ctx, Json, Name, OptionalJson, PageQuery, Query};
+use crate::extract::{Ctx, IfMatch, Json, Name, OptionalJson, PageQuery, Query};
 
 /// A plugin.
 #[derive(Debug, Serialize, ToSchema)]
@@ -34,9 +34,16 @@ pub(crate) struct StatusesData {
 pub(crate) struct ConfigData {
     /// As it is in force, secrets masked.
     config: Value,
-    /// How it came into force; nothing where it was only read.
+    /// Each value with its origin, by path: what `/config` shows of the plugin.
+    values: Vec<ConfigValue>,
+    /// How it came into force; nothing where it was only read, or tried.
     #[serde(skip_serializing_if = "Option::is_none")]
     applied: Option<ConfigApplied>,
+}
+
+fn config_answer(config: PluginConfig) -> Outcome {
+    let PluginConfig { config, values, version, applied } = config;
+    Ok(Answer::ok(&ConfigData { config, values, applied })?.etag(version))
 }
 
 list_data!(
@@ -151,8 +158,7 @@ lifecycle!(
     params(("name" = String, Path, description = "The plugin's name.")),
     responses((status = 200, description = "The configuration.", body = Envelope<ConfigData>)))]
 pub(crate) async fn config(ctx: Ctx, Name(name): Name) -> Outcome {
-    let config = ctx.management().plugin_config(ctx.caller(), &name)?;
-    Answer::ok(&ConfigData { config, applied: None })
+    config_answer(ctx.management().plugin_config(ctx.caller(), &name)?)
 }
 
 /// Replaces a plugin's configuration: validated first, applied live or by a restart, taken back on failure.
@@ -165,11 +171,11 @@ pub(crate) async fn config(ctx: Ctx, Name(name): Name) -> Outcome {
 pub(crate) async fn set_config(
     ctx: Ctx,
     Name(name): Name,
+    IfMatch(version): IfMatch,
     Json(config): Json<Map<String, Value>>,
 ) -> Outcome {
-    let (config, applied) =
-        ctx.management().set_plugin_config(ctx.caller(), &name, Value::Object(config)).await?;
-    Answer::ok(&ConfigData { config, applied: Some(applied) })
+    let (management, config) = (ctx.management(), Value::Object(config));
+    config_answer(management.set_plugin_config(ctx.caller(), &name, config, version).await?)
 }
 
 /// Makes a plugin of a type that the host knows.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::client::{call, get};
+use crate::client::{call, get, send};
 use crate::host::host;
 
 const POST: Method = Method::POST;
@@ -185,6 +185,83 @@ async fn configuration_is_shown_masked_and_replaced_or_left_as_it_was() {
     let greeting =
         values.as_array().unwrap().iter().find(|v| v["path"] == "plugins.greeter.greeting").unwrap().clone();
     assert_eq!((&greeting["value"], &greeting["layer"]), (&json!("hey"), &json!("api")));
+}
+
+/// A configuration is guarded by its version, and read only where it has changed.
+#[tokio::test]
+async fn configuration_is_not_written_over_what_others_have_written() {
+    let host = host().await;
+    let path = "/plugins/greeter/config";
+    let with = async |method: Method, header: &str, tag: &str, body: &str| {
+        let request = http::Request::builder().method(method).uri(path).header(header, tag);
+        let request = request.header("content-type", "application/json");
+        send(&host.api, request.body(body.to_owned().into()).unwrap()).await
+    };
+    let seen = get(&host.api, path).await;
+    let tag = seen.header("etag").to_owned();
+    let values = &seen.json()["data"]["values"];
+    assert_eq!(
+        (&values[0]["path"], &values[0]["layer"]),
+        (&json!("plugins.greeter.greeting"), &json!("file"))
+    );
+    let same = with(Method::GET, "if-none-match", &tag, "").await;
+    assert_eq!((same.status.as_u16(), same.body.len(), same.header("etag")), (304, 0, tag.as_str()));
+    let set = with(Method::PUT, "if-match", &tag, r#"{"greeting": "hey"}"#).await;
+    assert_eq!(set.status, 200, "{:?}", set.body);
+    assert_ne!(set.header("etag"), tag);
+    let late = with(Method::PUT, "if-match", &tag, r#"{"greeting": "ho"}"#).await;
+    assert_eq!((late.status.as_u16(), &late.json()["error"]["kind"]), (412, &json!("precondition_failed")));
+    assert_eq!(with(Method::GET, "if-none-match", &tag, "").await.status, 200);
+    assert_eq!(get(&host.api, "/greeter").await.body, "hey from 1.0.0");
+    assert_eq!(with(Method::PUT, "if-match", "*", r#"{"greeting": "ho"}"#).await.status, 200);
+
+    let document = get(&host.api, "/openapi.json").await;
+    let request = http::Request::get("/openapi.json").header("if-none-match", document.header("etag"));
+    assert_eq!(send(&host.api, request.body(Default::default()).unwrap()).await.status, 304);
+}
+
+/// Every write of plugins can be tried: refused as it would be, answered as it would be, and nothing changed.
+#[tokio::test]
+async fn what_is_only_tried_changes_nothing() {
+    let host = host().await;
+    let before = host.manager.list();
+    let published = host.bus.stats().published;
+    for (method, path, body, status) in [
+        (Method::POST, "/plugins/greeter/stop", "", 200),
+        (Method::POST, "/plugins/greeter/restart", "", 200),
+        (Method::POST, "/plugins/greeter/start", "", 409),
+        (Method::POST, "/plugins/greeter/initialize", "", 409),
+        (Method::POST, "/plugins/scheduler/stop", "", 409),
+        (Method::POST, "/plugins/scheduler/stop?cascade=true", "", 200),
+        (Method::POST, "/plugins/none/stop", "", 404),
+        (Method::DELETE, "/plugins/greeter", "", 200),
+        (Method::DELETE, "/plugins/scheduler", "", 409),
+        (Method::DELETE, "/plugins/none", "", 404),
+        (Method::POST, "/plugins/load", r#"{"type": "greeter", "name": "other"}"#, 200),
+        (Method::POST, "/plugins/load", r#"{"type": "greeter"}"#, 409),
+        (Method::POST, "/plugins/load", r#"{"type": "none"}"#, 404),
+        (
+            Method::POST,
+            "/plugins/load",
+            r#"{"type": "greeter", "name": "other", "config": {"greeting": 7}}"#,
+            422,
+        ),
+        (Method::POST, "/plugins/greeter/swap", r#"{"type": "greeter", "version": "2.0.0"}"#, 200),
+        (Method::POST, "/plugins/greeter/swap", r#"{"type": "greeter", "version": "9.0.0"}"#, 422),
+        (Method::PUT, "/plugins/greeter/config", r#"{"greeting": "hey"}"#, 200),
+        (Method::PUT, "/plugins/greeter/config", r#"{"greeting": 7}"#, 422),
+    ] {
+        let join = if path.contains('?') { '&' } else { '?' };
+        let answer = call(&host.api, method.clone(), &format!("{path}{join}dry_run=true"), body).await;
+        assert_eq!(answer.status.as_u16(), status, "{method} {path} {body}: {:?}", answer.body);
+        if path.ends_with("config") && status == 200 {
+            assert_eq!(answer.json()["data"]["config"]["greeting"], "hey");
+        }
+    }
+    assert_eq!(host.manager.list(), before);
+    assert_eq!(host.bus.stats().published, published, "nothing has happened");
+    assert_eq!(get(&host.api, "/greeter").await.body, "hi from 1.0.0");
+    assert_eq!(get(&host.api, "/audit").await.json()["data"]["total"], 0);
 }
 
 #[tokio::test]

@@ -324,3 +324,48 @@ async fn a_write_whose_client_leaves_is_in_the_audit_log_too() {
     assert_eq!((&entry["action"], &entry["target"]), (&json!("plugin.restart"), &json!("greeter")));
     assert_ne!(entry["outcome"], "done");
 }
+
+/// Every write of tasks can be tried: refused as it would be, answered as it would be, and nothing changed.
+#[tokio::test]
+async fn what_is_only_tried_changes_no_task() {
+    let host = host().await;
+    let body = |id: &str| json!({"id": id, "schedule": {"type": "interval", "interval": "1h"}}).to_string();
+    call(&host.api, Method::POST, "/scheduler/tasks", &body("t")).await;
+    let before = host.scheduler.get("t").await.unwrap();
+    for (method, path, body, status) in [
+        (Method::POST, "", body("new"), 201),
+        (Method::POST, "", body("t"), 409),
+        (Method::POST, "", body("a b"), 422),
+        (Method::PUT, "/t", json!({"schedule": {"type": "once", "delay": "1h"}}).to_string(), 200),
+        (Method::PUT, "/none", body("none"), 404),
+        (Method::POST, "/t/pause", String::new(), 200),
+        (Method::POST, "/t/resume", String::new(), 409),
+        (Method::POST, "/t/cancel", String::new(), 200),
+        (Method::POST, "/t/trigger", String::new(), 200),
+        (Method::POST, "/none/trigger", String::new(), 404),
+        (Method::DELETE, "/t", String::new(), 200),
+    ] {
+        let uri = format!("/scheduler/tasks{path}?dry_run=true");
+        let answer = call(&host.api, method.clone(), &uri, &body).await;
+        assert_eq!(answer.status.as_u16(), status, "{method} {path} {body}: {:?}", answer.body);
+    }
+    assert_eq!(host.scheduler.get("t").await.unwrap(), before);
+    assert_eq!(get(&host.api, "/scheduler/tasks").await.json()["data"]["total"], 1);
+    assert_eq!(get(&host.api, "/audit").await.json()["data"]["total"], 1, "only what was done");
+}
+
+/// A task is read again only where its definition has changed.
+#[tokio::test]
+async fn a_task_that_is_known_is_not_sent_again() {
+    let host = host().await;
+    let body = json!({"id": "t", "schedule": {"type": "interval", "interval": "1h"}}).to_string();
+    let made = call(&host.api, Method::POST, "/scheduler/tasks", &body).await;
+    let known = async |tag: &str| {
+        let request = http::Request::get("/scheduler/tasks/t").header("if-none-match", tag);
+        send(&host.api, request.body(Default::default()).unwrap()).await
+    };
+    let same = known(made.header("etag")).await;
+    assert_eq!((same.status.as_u16(), same.body.len()), (304, 0));
+    assert!(!same.header("x-trace-id").is_empty());
+    assert_eq!(known("\"7\"").await.status, 200);
+}

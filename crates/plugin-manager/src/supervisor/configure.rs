@@ -20,12 +20,16 @@ impl Supervisor {
         }
     }
 
-    pub(super) async fn on_configure(&mut self, change: ConfigChange) -> Result<Applied, ManagerError> {
+    /// What a change would come to, if it can be made.
+    pub(super) fn plan(&self, change: ConfigChange) -> Result<Plan, ManagerError> {
         let path = ["plugins", self.name.as_str()];
         let before = self.shared.settings().clone();
         let current = before.section(&path);
         let (layer, section) = match change {
-            ConfigChange::Request(requested) => {
+            ConfigChange::Request(requested, if_version) => {
+                if if_version.is_some_and(|version| version != self.shared.version_of(&current)) {
+                    return Err(ManagerError::ConfigChanged(self.name.clone()));
+                }
                 let requested = match &self.manifest.config {
                     Some(spec) => unmask(spec.schema(), &requested, &current),
                     None => requested,
@@ -50,7 +54,12 @@ impl Supervisor {
             }
             None => {}
         }
+        Ok(Plan { new, old, current, effective })
+    }
 
+    pub(super) async fn on_configure(&mut self, change: ConfigChange) -> Result<Applied, ManagerError> {
+        let Plan { new, old, current, effective } = self.plan(change)?;
+        let layer = new.layer;
         let applied = if effective == current {
             self.set_section(&new);
             Applied::Live
@@ -172,6 +181,14 @@ fn applied_name(applied: Applied) -> &'static str {
         Applied::Restarted => "restarted",
         Applied::AtNextStart => "at_next_start",
     }
+}
+
+/// A change that can be made.
+pub(super) struct Plan {
+    new: Section,
+    old: Section,
+    current: Value,
+    pub(super) effective: Value,
 }
 
 /// A plugin's section within one layer.

@@ -19,14 +19,17 @@ pub(crate) struct SwapOrder {
     pub(crate) type_name: Option<String>,
     /// How long to wait for the calls that are inside the old version.
     pub(crate) drain: Duration,
+    /// Whether it is only tried: nothing of the new version runs then.
+    pub(crate) dry_run: bool,
 }
 
 impl Supervisor {
     pub(super) async fn on_swap(&mut self, order: SwapOrder) -> Result<(), ManagerError> {
         let state = self.state();
-        if let Err(error) = self.check_swap(state, &order) {
+        let checked = self.check_swap(state, &order);
+        if checked.is_err() || order.dry_run {
             self.destroy(order.plugin).await;
-            return Err(error);
+            return checked;
         }
         let from = self.manifest.version.clone();
         let exclusive = [&self.manifest, &order.manifest].iter().any(|m| m.swap == SwapMode::Exclusive);
@@ -109,6 +112,7 @@ impl Supervisor {
             manifest: std::mem::replace(&mut self.manifest, order.manifest),
             type_name: type_name.as_deref().map(str::to_owned),
             drain: order.drain,
+            dry_run: false,
         }
     }
 
