@@ -66,8 +66,8 @@ async fn status_of_body_of(server: &Server, length: usize) -> String {
     );
     connection.write_all(head.as_bytes()).await.unwrap();
     let mut status = String::new();
-    let read = BufReader::new(connection).read_line(&mut status);
-    tokio::time::timeout(PATIENCE, read).await.expect("in time").unwrap();
+    let mut answer = BufReader::new(connection);
+    tokio::time::timeout(PATIENCE, answer.read_line(&mut status)).await.expect("in time").unwrap();
     status
 }
 
