@@ -93,13 +93,11 @@ impl MemoryTransport {
         if lost.is_ok() { Err(self.unavailable("the answer was lost")) } else { Ok(()) }
     }
 
-    /// Delivers what is in a partition, until the line goes down.
+    /// Delivers what is in a partition.
     async fn read(&self, partition: usize, sink: &dyn TransportSink) -> Result<(), TransportError> {
         let mut changed = self.line.changed.subscribe();
         loop {
-            if *changed.borrow_and_update() {
-                return Err(self.unavailable("the line is down"));
-            }
+            changed.mark_unchanged();
             let messages: Vec<String> = {
                 let ends = self.line.ends();
                 let queue = ends.get(self.own).map(|partitions| &partitions[partition]);
@@ -158,7 +156,11 @@ impl EventTransport for MemoryTransport {
         cancelled: CancellationToken,
     ) -> Result<(), TransportError> {
         let partitions = (0..PARTITIONS).map(|partition| self.read(partition, &*sink));
+        let mut changed = self.line.changed.subscribe();
         tokio::select! {
+            biased;
+            // In the middle of a delivery, too, as a connection is lost.
+            _ = changed.wait_for(|is_down| *is_down) => Err(self.unavailable("the line is down")),
             outcome = try_join_all(partitions) => outcome.map(drop),
             () = cancelled.cancelled() => Ok(()),
         }

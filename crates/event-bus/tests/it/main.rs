@@ -9,6 +9,7 @@
 mod contract;
 mod delivery;
 mod failures;
+mod guide;
 mod promises;
 mod refusals;
 mod replay;

@@ -165,6 +165,33 @@ async fn an_event_is_acknowledged_when_it_is_handled_if_that_is_asked_for() {
     assert_eq!(seen.numbers(), [0, 1, 2]);
 }
 
+#[tokio::test]
+async fn what_waits_for_room_when_the_connection_goes_comes_again() {
+    let line = MemoryTransport::line(2);
+    let (a, b) = (EventBus::builder().build(), EventBus::builder().build());
+    let sender = joined(&a, "a", &line[0]);
+    // All of it is there before anyone reads, so that it comes in one delivery.
+    publish(&a, "a", 0..10).await;
+    until("sent", || sender.stats().sent == 10).await;
+    let (seen, gate) = Recorder::gated();
+    let gated = SubscribeOptions::new().capacity(1).overflow(Overflow::Block);
+    let _s = b.subscribe("a", gated, seen.clone()).unwrap();
+    let receiver = joined(&b, "a", &line[1]);
+    // One is handled, one is in the queue, and the third waits for room.
+    until("it waits", || receiver.stats().received == 2).await;
+    for _ in 0..3 {
+        let before = receiver.stats().failures;
+        line[0].set_down(true);
+        until("the connection is gone", || receiver.stats().failures > before).await;
+        line[0].set_down(false);
+        let before = receiver.stats().duplicates;
+        until("it is offered again", || receiver.stats().duplicates > before).await;
+    }
+    gate.add_permits(100);
+    seen.has(10).await;
+    assert_eq!(seen.numbers(), (0..10).collect::<Vec<_>>());
+}
+
 /// Refuses what is odd for good, for as long as it is told to.
 struct Picky {
     refuses: std::sync::atomic::AtomicBool,
