@@ -17,6 +17,8 @@ use crate::thread::{self, THREADS};
 
 /// What one event counts beside its data, in bytes.
 const EVENT_BYTES: usize = 512;
+/// One for each thread that has a number, and one for all others.
+const SHARDS: usize = THREADS + 1;
 
 /// Which events to give back.
 #[derive(Debug, Clone, Default)]
@@ -75,7 +77,7 @@ impl HistoryFilter {
 
 /// See the module's text.
 pub(crate) struct History {
-    shards: Box<[Shard]>,
+    shards: Box<[Shard; SHARDS]>,
     next: Padded<AtomicU64>,
     bytes: Padded<AtomicUsize>,
     /// What has a lower number was forgotten for its size.
@@ -105,7 +107,7 @@ pub(crate) struct Open<'a> {
 
 /// All shards, held.
 pub(crate) struct Held<'a> {
-    shards: Vec<MutexGuard<'a, Kept>>,
+    shards: [MutexGuard<'a, Kept>; SHARDS],
     history: &'a History,
 }
 
@@ -122,7 +124,7 @@ pub(crate) struct Forgotten {
 impl History {
     pub(crate) fn new(max_events: usize, max_bytes: usize) -> Self {
         Self {
-            shards: (0..=THREADS).map(|_| Shard::default()).collect(),
+            shards: Box::new(std::array::from_fn(|_| Shard::default())),
             next: Padded::default(),
             bytes: Padded::default(),
             floor: AtomicU64::new(0),
@@ -140,7 +142,7 @@ impl History {
     /// Holds the history, so that what is in it and what else happens look like one step.
     pub(crate) fn hold(&self) -> Held<'_> {
         // Always in this order, and a publisher holds one.
-        Held { shards: self.shards.iter().map(lock).collect(), history: self }
+        Held { shards: std::array::from_fn(|n| lock(&self.shards[n])), history: self }
     }
 
     /// Where events get their numbers from.

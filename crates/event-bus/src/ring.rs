@@ -108,7 +108,6 @@ impl Ring {
         passed: &mut dyn FnMut(&Entry),
     ) -> Found {
         let mut log = self.log();
-        log.keep(&mut hands.spare);
         let cursor = member.cursor();
         if let Some(end) = member.end() {
             drop(log);
@@ -248,3 +247,6 @@ impl Drop for Announced<'_> {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
+
+#[cfg(test)]
+mod tests;

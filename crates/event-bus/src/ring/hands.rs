@@ -13,8 +13,6 @@ pub(crate) struct Hands {
     own: Vec<Entry>,
     /// Chunks that are to be dropped.
     dropped: Vec<Arc<Chunk>>,
-    /// An empty chunk, for the ring to use again.
-    pub(super) spare: Option<Arc<Chunk>>,
     /// Of the next entry; can be moved while an entry is borrowed. One task at a time has it.
     at: AtomicUsize,
     end: usize,
@@ -46,9 +44,7 @@ impl Hands {
 
     /// Lets go of everything. Runs foreign code.
     pub(crate) fn clear(&mut self) {
-        for chunk in self.shared.take().into_iter().chain(self.dropped.drain(..)) {
-            self.spare = Chunk::emptied(chunk).or(self.spare.take());
-        }
+        self.shared.take().into_iter().chain(self.dropped.drain(..)).for_each(Chunk::release);
         self.own.clear();
         *self.at.get_mut() = 0;
         self.end = 0;

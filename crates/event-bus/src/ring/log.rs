@@ -1,10 +1,14 @@
 //! What a ring holds under its lock.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
 use super::{CHUNK, Entry, Hands, Member, RingClass, Wakes};
+
+/// Empty chunks that a thread keeps for their memory, a KiB each at the most.
+const SPARES: usize = 256;
 
 /// Consecutive entries that are shared by the readers.
 #[derive(Default)]
@@ -27,8 +31,6 @@ pub(crate) struct Log {
     pub(super) vacant: Vec<usize>,
     /// Counts how often all sleepers were woken, so that a member knows whether its place still holds.
     pub(super) round: u64,
-    /// An empty chunk whose memory is used again.
-    spare: Option<Arc<Chunk>>,
 }
 
 impl Log {
@@ -43,7 +45,6 @@ impl Log {
             sleepers: Vec::new(),
             vacant: Vec::new(),
             round: 1,
-            spare: None,
         }
     }
 
@@ -65,7 +66,7 @@ impl Log {
         {
             chunk.entries.append(&mut self.open);
         } else {
-            let mut chunk = self.spare.take().unwrap_or_default();
+            let mut chunk = Chunk::spare();
             if let Some(chunk) = Arc::get_mut(&mut chunk) {
                 chunk.base = self.open_base;
                 std::mem::swap(&mut chunk.entries, &mut self.open);
@@ -81,14 +82,6 @@ impl Log {
         let needed = self.members.iter().map(|member| member.bound(tail)).min().unwrap_or(tail);
         while self.sealed.front().is_some_and(|chunk| chunk.end() <= needed) {
             garbage.extend(self.sealed.pop_front());
-        }
-    }
-
-    /// Keeps an empty chunk for its memory, if there is none yet.
-    #[inline]
-    pub(super) fn keep(&mut self, spare: &mut Option<Arc<Chunk>>) {
-        if self.spare.is_none() {
-            self.spare = spare.take();
         }
     }
 
@@ -167,10 +160,28 @@ impl Chunk {
         (self.base..).zip(&self.entries)
     }
 
-    /// Lets go of a chunk; if nobody else holds it, its entries are dropped and its memory is given back.
-    /// Runs foreign code.
-    pub(crate) fn emptied(mut chunk: Arc<Self>) -> Option<Arc<Self>> {
-        Arc::get_mut(&mut chunk)?.entries.clear();
-        Some(chunk)
+    /// Lets go of a chunk; if nobody else holds it, its entries are dropped and its memory is kept. Runs
+    /// foreign code.
+    pub(super) fn release(mut chunk: Arc<Self>) {
+        if let Some(held) = Arc::get_mut(&mut chunk) {
+            held.entries.clear();
+            // Not where the thread is about to end.
+            let _ = SPARE.try_with(|spare| {
+                let mut spare = spare.borrow_mut();
+                if spare.len() < SPARES {
+                    spare.push(chunk);
+                }
+            });
+        }
     }
+
+    /// An empty chunk, with the memory of an earlier one if there is one.
+    fn spare() -> Arc<Self> {
+        SPARE.try_with(|spare| spare.borrow_mut().pop()).ok().flatten().unwrap_or_default()
+    }
+}
+
+thread_local! {
+    /// Empty chunks.
+    static SPARE: RefCell<Vec<Arc<Chunk>>> = const { RefCell::new(Vec::new()) };
 }

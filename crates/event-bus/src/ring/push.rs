@@ -15,8 +15,6 @@ pub(crate) struct Leftovers {
     pub(super) wakes: Wakes,
     /// What nobody needs any more.
     pub(super) garbage: Vec<Arc<Chunk>>,
-    /// An empty chunk for the next ring that needs one.
-    spare: Option<Arc<Chunk>>,
 }
 
 /// What a push does on its way.
@@ -147,7 +145,6 @@ impl Ring {
             log.trim(&mut push.leftovers().garbage);
         }
         if log.open.len() >= CHUNK {
-            log.keep(&mut push.leftovers().spare);
             log.seal();
         }
         log.open.extend(entry);
@@ -174,9 +171,7 @@ impl Leftovers {
     /// Drops what is garbage and wakes who is to be woken. To be called where no lock is held.
     #[inline]
     pub(crate) fn settle(mut self) {
-        for chunk in self.garbage.drain(..) {
-            self.spare = Chunk::emptied(chunk).or(self.spare.take());
-        }
+        self.garbage.drain(..).for_each(Chunk::release);
         self.wakes.drain(..).flatten().for_each(std::task::Waker::wake);
         LAST.set(Some(self));
     }
