@@ -164,6 +164,48 @@ async fn every_documented_operation_answers() {
     }
 }
 
+/// Every write, whatever it is of, is in the audit log once, is done once under a key, and can be tried.
+#[tokio::test]
+async fn every_write_is_audited_keyed_and_can_be_tried() {
+    let task = r#"{"id": "x", "schedule": {"type": "once", "delay": "1h"}}"#;
+    let mut audited = 0;
+    for (path, item) in DOCUMENT.json["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            // A preview reads, though it needs a body to say what.
+            if method == "get" || path == "/scheduler/preview" {
+                continue;
+            }
+            let documented = operation["parameters"].to_string();
+            for parameter in ["IdempotencyKey", "DryRun"] {
+                assert!(documented.contains(parameter), "{method} {path} does not take {parameter}");
+            }
+            let body = match path.as_str() {
+                "/events" => r#"{"type": "custom.a"}"#,
+                "/plugins/load" => r#"{"type": "x"}"#,
+                "/scheduler/tasks" | "/scheduler/tasks/{id}" => task,
+                _ => "{}",
+            };
+            let (api, path) = (bare(), path.replace(['{', '}'], ""));
+            let method: Method = method.to_uppercase().parse().unwrap();
+            let tried =
+                crate::client::call(&api, method.clone(), &format!("{path}?dry_run=true"), body).await;
+            if tried.status == 422 {
+                assert_ne!(tried.json()["error"]["field"], "dry_run", "{method} {path}");
+                continue;
+            }
+            crate::client::call(&api, method.clone(), &path, body).await;
+            let log = get(&api, "/audit").await.json();
+            assert_eq!(log["data"]["total"], 1, "{method} {path}: {log}");
+            let entry = &log["data"]["entries"][0];
+            for said in ["time", "caller", "role", "origin", "action", "target", "outcome", "trace_id"] {
+                assert!(entry[said].is_string(), "{method} {path}: {said} of {entry}");
+            }
+            audited += 1;
+        }
+    }
+    assert!(audited >= 20, "{audited}");
+}
+
 #[tokio::test]
 async fn the_reference_loads_nothing_from_elsewhere() {
     let api = bare();
