@@ -20,15 +20,17 @@ const TASK: &str = r#"{
 
 const TASK_PATH: &str = "/scheduler/tasks/bench";
 
-pub(crate) fn rows(_: &Plan) -> Vec<Row> {
+pub(crate) fn rows(plan: &Plan) -> Vec<Row> {
+    let span = plan.pick(Duration::from_secs(3), Duration::from_secs(1));
     let row = |id, path: &'static str, goal, bare: &'static str| {
         let what = format!(
-            "GET {path}, {} keep-alive connections, memory store, metrics and logs on; server and client are \
-             processes of this machine",
-            load::CONNECTIONS
+            "GET {path}, {} keep-alive connections for {} s, memory store, metrics and logs on; server and client \
+             are processes of this machine",
+            load::CONNECTIONS,
+            span.as_secs()
         );
-        Row::new(id, what, Unit::PerSecond, Goal::RatioAtLeast(goal), move |plan| ours(plan, path))
-            .reference(format!("{bare}, same bytes"), move |plan| beside(plan, bare, path))
+        Row::new(id, what, Unit::PerSecond, Goal::RatioAtLeast(goal), move |_| ours(span, path))
+            .reference(format!("{bare}, same bytes"), move |_| beside(span, bare, path))
             .without_warm_up()
     };
     vec![row("http.get_task", TASK_PATH, 0.85, "hyper"), row("http.plugin_route", host::ROUTE, 0.90, "axum")]
@@ -42,10 +44,6 @@ pub(crate) async fn serve(kind: &str, answer: &str) -> anyhow::Result<()> {
     }
 }
 
-fn span(plan: &Plan) -> Duration {
-    plan.pick(Duration::from_secs(3), Duration::from_secs(1))
-}
-
 /// Starts the server that answers on `path`: the real one with the task in it, or the host with the plugin.
 async fn server(path: &str) -> anyhow::Result<Server> {
     if path == host::ROUTE {
@@ -57,15 +55,15 @@ async fn server(path: &str) -> anyhow::Result<Server> {
     Ok(server)
 }
 
-fn ours(plan: &Plan, path: &str) -> anyhow::Result<Sample> {
+fn ours(span: Duration, path: &str) -> anyhow::Result<Sample> {
     let server = block_on(1, server(path))?;
-    load::answers_per_second(&server, path, span(plan))
+    load::answers_per_second(&server, path, span)
 }
 
-fn beside(plan: &Plan, kind: &str, path: &str) -> anyhow::Result<Sample> {
+fn beside(span: Duration, kind: &str, path: &str) -> anyhow::Result<Sample> {
     let answer = block_on(1, answer_of_ours(path))?;
     let server = Server::of_this_program(kind, &bare::text(path, &answer))?;
-    load::answers_per_second(&server, path, span(plan))
+    load::answers_per_second(&server, path, span)
 }
 
 async fn answer_of_ours(path: &str) -> anyhow::Result<Answer> {
