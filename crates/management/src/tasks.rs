@@ -2,7 +2,8 @@
 
 use runtime::Timestamp;
 use scheduler::{
-    ExecutorInfo, RunId, RunView, ScheduleSpec, Scheduler, SchedulerStatus, TaskFilter, TaskSpec, TaskView,
+    ExecutorInfo, RunId, RunView, ScheduleSpec, Scheduler, SchedulerStatus, TaskFilter, TaskSnapshot,
+    TaskSpec, TaskView,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -109,8 +110,27 @@ impl Management {
     ///
     /// `not_found`.
     pub async fn task(&self, caller: &Caller, id: &str) -> Result<TaskView, Problem> {
+        let task = self.task_snapshot(caller, id)?;
+        self.show_task(task)
+    }
+
+    /// One task as it stands, for a transport that may have written it out before.
+    ///
+    /// # Errors
+    ///
+    /// `not_found`.
+    pub fn task_snapshot(&self, caller: &Caller, id: &str) -> Result<TaskSnapshot, Problem> {
         caller.require(Role::Viewer)?;
-        Ok(self.scheduler()?.get(id).await?)
+        Ok(self.scheduler()?.snapshot(id)?)
+    }
+
+    /// The view of what [`task_snapshot`](Self::task_snapshot) gave.
+    ///
+    /// # Errors
+    ///
+    /// Where the host has no scheduler.
+    pub fn show_task(&self, task: TaskSnapshot) -> Result<TaskView, Problem> {
+        Ok(self.scheduler()?.show(task))
     }
 
     /// Makes a task.

@@ -39,7 +39,8 @@ pub(crate) use backfill::{BackfillGround, BackfillPlan};
 pub(crate) use control::{Action, Insert};
 pub(crate) use finish::{Ended, Output};
 pub(crate) use fire::Launch;
-pub(crate) use query::{Filter, RunSearch, Search, TaskSnapshot};
+pub use query::TaskSnapshot;
+pub(crate) use query::{Filter, RunSearch, Search};
 pub(crate) use stored::{Pending, Then};
 
 use index::Index;

@@ -95,6 +95,7 @@ mod why;
 
 pub use builder::{BuildError, SchedulerBuilder, SchedulerConfig};
 pub use coordinator::{Assignment, Coordinator, CoordinatorError, Grant, Membership, MemoryCoordinator};
+pub use core::TaskSnapshot;
 pub use error::TaskError;
 pub use executor::{
     Executor, ExecutorGuard, ExecutorRegistry, PayloadError, RegisterError, RunContext, RunError, RunOutput,

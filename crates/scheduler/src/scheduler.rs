@@ -330,11 +330,26 @@ impl Scheduler {
     ///
     /// If there is none.
     pub async fn get(&self, id: &str) -> Result<TaskView, TaskError> {
-        let snapshot = {
-            let core = self.inner.core();
-            core.find(id).and_then(|task| core.snapshot(task))
-        };
-        self.view(snapshot, id)
+        Ok(self.show(self.snapshot(id)?))
+    }
+
+    /// One task as it stands, for whoever may not need a view of it.
+    ///
+    /// # Errors
+    ///
+    /// If there is none.
+    pub fn snapshot(&self, id: &str) -> Result<TaskSnapshot, TaskError> {
+        let core = self.inner.core();
+        let found = core.find(id).and_then(|task| core.snapshot(task));
+        drop(core);
+        found.ok_or_else(|| not_found(id))
+    }
+
+    /// The view of a task of this scheduler.
+    #[must_use]
+    pub fn show(&self, snapshot: TaskSnapshot) -> TaskView {
+        let executor = self.inner.executors.name_of(snapshot.def.executor);
+        snapshot.view(&executor)
     }
 
     /// Takes a task out, and cancels its runs. Tells what it was.
@@ -550,10 +565,12 @@ impl Scheduler {
     }
 
     fn view(&self, snapshot: Option<TaskSnapshot>, id: &str) -> Result<TaskView, TaskError> {
-        let snapshot = snapshot.ok_or_else(|| TaskError::NotFound(id.chars().take(128).collect()))?;
-        let executor = self.inner.executors.name_of(snapshot.def.executor);
-        Ok(snapshot.view(&executor))
+        Ok(self.show(snapshot.ok_or_else(|| not_found(id))?))
     }
+}
+
+fn not_found(id: &str) -> TaskError {
+    TaskError::NotFound(id.chars().take(128).collect())
 }
 
 /// What a refusal of the store means for the caller.

@@ -11,9 +11,12 @@ use crate::id::RunId;
 use crate::schedule::{Micros, NEVER, span_micros, timestamp};
 use crate::view::{RunFilter, RunOrigin, RunOutcome, RunView, TaskFilter, TaskStatus, TaskView};
 
-/// A task as it stood at one moment.
+/// A task as it stood at one moment: what [`Scheduler::snapshot`](crate::Scheduler::snapshot) gives.
+///
+/// Cheap beside a [`TaskView`], which is made of it. Two that are equal make the same view, so that whoever
+/// has written one out need not do so again.
 #[derive(Debug, Clone)]
-pub(crate) struct TaskSnapshot {
+pub struct TaskSnapshot {
     pub(crate) def: Arc<Def>,
     pub(crate) status: TaskStatus,
     pub(crate) flags: u16,
@@ -32,6 +35,40 @@ pub(crate) struct TaskSnapshot {
     pub(crate) resting: Option<Box<str>>,
     pub(crate) backfill_left: usize,
     pub(crate) is_parked: bool,
+}
+
+impl PartialEq for TaskSnapshot {
+    fn eq(&self, other: &Self) -> bool {
+        // All of them, so that a field that is added is not forgotten here.
+        let Self {
+            def,
+            status,
+            flags,
+            next,
+            created,
+            updated,
+            last_run,
+            run_count,
+            failure_count,
+            version,
+            active,
+            last_error,
+            after_met,
+            failures,
+            backoff_until,
+            resting,
+            backfill_left,
+            is_parked,
+        } = self;
+        // A definition never changes, and this one is alive: at its address is no other.
+        Arc::ptr_eq(def, &other.def)
+            && (*status, *flags, *next, *created) == (other.status, other.flags, other.next, other.created)
+            && (*updated, *last_run, *run_count) == (other.updated, other.last_run, other.run_count)
+            && (*failure_count, *version, *active) == (other.failure_count, other.version, other.active)
+            && (*after_met, *failures, *is_parked) == (other.after_met, other.failures, other.is_parked)
+            && (*backoff_until, *backfill_left) == (other.backoff_until, other.backfill_left)
+            && (last_error, resting) == (&other.last_error, &other.resting)
+    }
 }
 
 /// A record as it stood at one moment.
@@ -297,6 +334,12 @@ impl Filter {
 }
 
 impl TaskSnapshot {
+    /// The version of the definition: one more with each change.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        u64::from(self.version)
+    }
+
     /// The task for people; `executor` is the name of its executor.
     pub(crate) fn view(self, executor: &str) -> TaskView {
         let is_resting = self.flags & flag::AT_REST != 0;
