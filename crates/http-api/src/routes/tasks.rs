@@ -8,6 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::envelope::{Answer, Envelope, Outcome, Refusal, list_data, whole};
 use crate::extract::{Ctx, IfMatch, Json, Name, OptionalJson, PageQuery, Query};
+use crate::written;
 
 /// A task.
 #[derive(Debug, Serialize, ToSchema)]
@@ -103,8 +104,12 @@ pub(crate) async fn create(ctx: Ctx, Json(spec): Json<TaskSpec>) -> Outcome {
     params(("id" = String, Path, description = "The task's id.")),
     responses((status = 200, description = "The task.", body = Envelope<TaskData>)))]
 pub(crate) async fn get(ctx: Ctx, Name(id): Name) -> Outcome {
-    let task = ctx.management().task(ctx.caller(), &id).await?;
-    task_answer(task)
+    let task = ctx.management().task_snapshot(ctx.caller(), &id)?;
+    let version = task.version();
+    let answer = written::once(&id, task, |task| {
+        Answer::ok(&TaskData { task: ctx.management().show_task(task.clone())? })
+    })?;
+    Ok(answer.etag(version))
 }
 
 /// Gives a task another definition.

@@ -369,3 +369,43 @@ async fn a_task_that_is_known_is_not_sent_again() {
     assert!(!same.header("x-trace-id").is_empty());
     assert_eq!(known("\"7\"").await.status, 200);
 }
+
+/// Answers that were written before are given again only where nothing has changed.
+#[tokio::test]
+async fn what_is_shown_of_a_task_is_never_what_it_was_before() {
+    let host = host().await;
+    let shown = async || {
+        let path = "/scheduler/tasks/seen";
+        let (first, again) = (get(&host.api, path).await, get(&host.api, path).await);
+        let task = host.scheduler.get("seen").await.unwrap();
+        for answer in [&first, &again] {
+            assert_eq!(answer.json()["data"]["task"], serde_json::to_value(&task).unwrap());
+            assert_eq!(answer.header("etag"), format!("\"{}\"", task.version));
+        }
+        task
+    };
+    let spec = |interval: &str, message: &str| {
+        format!(
+            r#"{{"id": "seen", "schedule": {{"type": "interval", "interval": "{interval}"}}, "payload": {{"message": "{message}"}}}}"#
+        )
+    };
+    call(&host.api, Method::POST, "/scheduler/tasks", &spec("1h", "a")).await;
+    let created = shown().await;
+    call(&host.api, Method::POST, "/scheduler/tasks/seen/pause", "").await;
+    assert_ne!(shown().await.status, created.status);
+    call(&host.api, Method::POST, "/scheduler/tasks/seen/resume", "").await;
+    shown().await;
+    call(&host.api, Method::PUT, "/scheduler/tasks/seen", &spec("2h", "b")).await;
+    assert_ne!(shown().await.payload, created.payload);
+    call(&host.api, Method::POST, "/scheduler/tasks/seen/trigger", "").await;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    while host.scheduler.get("seen").await.unwrap().run_count == 0 {
+        assert!(tokio::time::Instant::now() < deadline, "the run never ended");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert_eq!(shown().await.run_count, 1);
+    call(&host.api, Method::DELETE, "/scheduler/tasks/seen", "").await;
+    assert_eq!(get(&host.api, "/scheduler/tasks/seen").await.status, 404);
+    call(&host.api, Method::POST, "/scheduler/tasks", &spec("1h", "a")).await;
+    assert_ne!(shown().await.incarnation, created.incarnation);
+}
