@@ -15,6 +15,7 @@ use crate::id::RunId;
 use crate::notice::{Notice, NoticeKind};
 use crate::persist::Owned;
 use crate::rare::Rare;
+use crate::schedule::days::Calendars;
 use crate::schedule::{Micros, NEVER};
 use crate::stats::Stats;
 use crate::timer::{Entry, Kind, Timer};
@@ -226,6 +227,7 @@ pub(crate) struct Core {
     /// Which incarnation of its plugin has registered a task.
     pub(crate) registrations: HashMap<u32, u64>,
     executors: ExecutorRegistry,
+    calendars: Calendars,
     present: Vec<Option<Arc<Registration>>>,
     generation: u64,
     /// Executors as they were before: what nobody holds any more is dropped without the lock, since that is
@@ -273,6 +275,7 @@ impl Core {
     pub(crate) fn new(
         config: SchedulerConfig,
         executors: ExecutorRegistry,
+        calendars: Calendars,
         ids: RunIds,
         now: Micros,
     ) -> Self {
@@ -294,6 +297,7 @@ impl Core {
             dependents: HashMap::new(),
             registrations: HashMap::new(),
             executors,
+            calendars,
             present: Vec::new(),
             generation: u64::MAX,
             gone: Vec::new(),

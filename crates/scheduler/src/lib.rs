@@ -47,7 +47,8 @@
 //! twice runs once, the first time; an expression with a wildcard in its time of day (`*`, `*/15`) follows
 //! the clock on the wall, through both passes. `@every` and intervals at a fixed rate lie on a grid that
 //! begins when the schedule was given (or at `start_at`) and is kept by replacements that leave the schedule
-//! as it is; with `mode: delay` the span counts from the end of a run.
+//! as it is; with `mode: delay` the span counts from the end of a run. Times on days that `exclude` names do
+//! not exist.
 //!
 //! **Missed times** are those at which nobody could run the task. By default one run makes up for all of
 //! them. Times that pass while a task is paused were meant to pass, except for a one-off task, which runs

@@ -19,6 +19,7 @@ use crate::executor::{ExecutorGuard, ExecutorRegistry};
 use crate::history::SkipKind;
 use crate::persist::Keeper;
 use crate::publish::{BATCH, Teller};
+use crate::schedule::days::Calendars;
 use crate::schedule::{Micros, floor_micros, timestamp};
 use crate::spec::TaskSpec;
 use crate::store::{Change, StoreError};
@@ -64,6 +65,7 @@ pub(crate) struct Inner {
     pub(crate) core: Mutex<Core>,
     pub(crate) clock: SharedClock,
     pub(crate) executors: ExecutorRegistry,
+    pub(crate) calendars: Calendars,
     pub(crate) node: String,
     pub(crate) teller: Option<Teller>,
     /// Wakes the driver: what it sleeps for has changed.
@@ -202,7 +204,7 @@ impl Scheduler {
     pub async fn create(&self, spec: TaskSpec) -> Result<TaskView, TaskError> {
         let inner = &self.inner;
         let now = inner.now();
-        let def = Arc::new(Def::admit(&spec, None, &inner.executors, now)?);
+        let def = Arc::new(Def::admit(&spec, None, &inner.executors, &inner.calendars, now)?);
         let (snapshot, wanted) = match &inner.keeper {
             None => {
                 let mut core = inner.core();
@@ -264,8 +266,11 @@ impl Scheduler {
         let mut ready = Vec::with_capacity(STRETCH);
         for specs in specs.chunks(STRETCH) {
             let now = inner.now();
-            ready
-                .extend(specs.iter().map(|spec| Def::admit(spec, None, &inner.executors, now).map(Arc::new)));
+            ready.extend(
+                specs.iter().map(|spec| {
+                    Def::admit(spec, None, &inner.executors, &inner.calendars, now).map(Arc::new)
+                }),
+            );
             let wanted = {
                 let mut core = inner.core();
                 results.extend(
@@ -321,7 +326,7 @@ impl Scheduler {
             return Err(TaskError::invalid("id", format!("is not that of the task, `{id}`")));
         }
         let owner = self.inner.core().owner_of(id)?;
-        Def::admit(&spec, owner.as_deref(), &self.inner.executors, now).map(Arc::new)
+        Def::admit(&spec, owner.as_deref(), &self.inner.executors, &self.inner.calendars, now).map(Arc::new)
     }
 
     /// One task.

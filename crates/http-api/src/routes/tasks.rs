@@ -2,7 +2,7 @@
 
 use management::{PageRequest, PreviewRequest, Problem, TaskGraph, TriggerRequest};
 use runtime::Timestamp;
-use scheduler::{ExecutorInfo, RunView, SchedulerStatus, TaskFilter, TaskSpec, TaskView};
+use scheduler::{Description, ExecutorInfo, RunView, SchedulerStatus, TaskFilter, TaskSpec, TaskView};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -27,6 +27,8 @@ pub(crate) struct RunData {
 pub(crate) struct TimesData {
     /// In their order.
     times: Vec<Timestamp>,
+    /// The schedule in words.
+    description: Option<Description>,
 }
 
 list_data!(
@@ -197,7 +199,8 @@ pub(crate) async fn status(ctx: Ctx) -> Outcome {
 #[utoipa::path(post, path = "/scheduler/preview", tag = "scheduler", request_body = PreviewRequest,
     responses((status = 200, description = "The times.", body = Envelope<TimesData>)))]
 pub(crate) async fn preview(ctx: Ctx, Json(request): Json<PreviewRequest>) -> Outcome {
-    Answer::ok(&TimesData { times: ctx.management().preview(ctx.caller(), &request)? })
+    let times = ctx.management().preview(ctx.caller(), &request)?;
+    Answer::ok(&TimesData { times, description: request.schedule.description() })
 }
 
 /// What can run tasks.

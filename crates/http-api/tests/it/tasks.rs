@@ -117,6 +117,13 @@ async fn previews_executors_and_the_graph_are_shown() {
     let body = r#"{"schedule": {"type": "cron", "cron": "0 2 * * *", "timezone": "Asia/Shanghai"}, "count": 2, "from": "2030-01-01T00:00:00Z"}"#;
     let times = call(&host.api, Method::POST, "/scheduler/preview", body).await.json();
     assert_eq!(times["data"]["times"], json!(["2030-01-01T18:00:00Z", "2030-01-02T18:00:00Z"]));
+    assert_eq!(
+        times["data"]["description"],
+        json!({
+            "en": "At 02:00, every day, in the time zone Asia/Shanghai",
+            "zh": "每天 02:00，时区 Asia/Shanghai",
+        })
+    );
     let executors = get(&host.api, "/scheduler/executors").await.json();
     let names: Vec<_> =
         executors["data"]["executors"].as_array().unwrap().iter().map(|e| e["name"].clone()).collect();

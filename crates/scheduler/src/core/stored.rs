@@ -111,7 +111,8 @@ impl Core {
     pub(crate) fn restore(&mut self, stored: StoredTask, now: Micros) -> Result<(), TaskError> {
         let anchor = floor_micros(stored.anchor);
         // As it was when it was given: a time that was ahead then may have passed since.
-        let def = Def::admit(&stored.spec, stored.owner.as_deref(), &self.executors, anchor)?;
+        let def =
+            Def::admit(&stored.spec, stored.owner.as_deref(), &self.executors, &self.calendars, anchor)?;
         if self.find(&def.id).is_some() {
             return Ok(());
         }
@@ -147,7 +148,7 @@ impl Core {
         }
         let is_done = state.canceled || (def.max_runs > 0 && slot.fired >= def.max_runs);
         if !is_done {
-            slot.next = match def.schedule {
+            slot.next = match *def.schedule.whole() {
                 // What was planned may have been by the schedule before.
                 Schedule::OnceAt(at) => {
                     Some(at.max(def.bounds(anchor).start)).filter(|at| *at > planned).unwrap_or(NEVER)

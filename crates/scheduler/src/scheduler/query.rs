@@ -138,7 +138,7 @@ impl Scheduler {
             return Err(TaskError::invalid("times", "must be from 1 to 1000"));
         }
         let now = self.inner.now();
-        let admitted = admit(schedule, now)?;
+        let admitted = admit(schedule, &self.inner.calendars, now)?;
         let bounds = Bounds { anchor: now, start: admitted.start, end: admitted.end };
         let mut after = from.map_or(now, |from| ceil_micros(from).saturating_sub(1)).max(now);
         if admitted.schedule.is_once() && from.is_none() {
