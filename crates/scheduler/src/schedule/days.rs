@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use jiff::civil::{Date, Weekday};
 use jiff::tz::TimeZone;
-use runtime::Timestamp;
 
 use super::{Micros, timestamp};
 use crate::id::is_task_id;
@@ -208,7 +207,7 @@ impl Excluded {
 
     fn begin_of(&self, date: Date) -> Option<Micros> {
         let begin = self.zone.to_zoned(date.into()).ok()?;
-        Some(begin.timestamp()).map(Timestamp::as_microsecond)
+        Some(begin.timestamp().as_microsecond())
     }
 }
 
