@@ -23,13 +23,27 @@ use crate::schedule::{NEVER, floor_micros};
 use crate::scheduler::{Inner, Scheduler};
 use crate::store::{StoreError, TaskStore};
 
-/// The bounds of a scheduler.
+/// Which of the stores that come with the scheduler a host opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "plugin", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum StoreKind {
+    /// A folder of the host's: what is acknowledged has been synced to disk.
+    #[default]
+    File,
+    /// None: tasks end with their process.
+    Memory,
+}
+
+/// The settings of a scheduler.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "plugin", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct SchedulerConfig {
     /// Whether due tasks are run as soon as the scheduler is there.
     pub auto_start: bool,
+    /// What a host keeps tasks in. The builder has no folder, and goes by [`SchedulerBuilder::store`] alone.
+    pub store: StoreKind,
     /// How many runs may be under way at once; further ones wait, the higher priority first.
     #[cfg_attr(feature = "plugin", schemars(range(min = 1, max = 1_073_741_824)))]
     pub max_concurrent_tasks: usize,
@@ -62,6 +76,7 @@ impl Default for SchedulerConfig {
     fn default() -> Self {
         Self {
             auto_start: true,
+            store: StoreKind::File,
             max_concurrent_tasks: 10_000,
             max_tasks: 5_000_000,
             max_records: 100_000,

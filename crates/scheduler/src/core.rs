@@ -42,7 +42,7 @@ pub(crate) use finish::{Ended, Output};
 pub(crate) use fire::Launch;
 pub use query::TaskSnapshot;
 pub(crate) use query::{Filter, RunSearch, Search};
-pub(crate) use stored::{Pending, Then};
+pub(crate) use stored::{Batch, Pending, Then};
 
 use index::Index;
 use table::Table;
@@ -147,6 +147,8 @@ pub(crate) struct Ready {
     pub(crate) record: u64,
     pub(crate) scheduled: Micros,
     pub(crate) due: Micros,
+    /// How many attempts there were before, in a process that has ended.
+    pub(crate) attempts: u16,
     pub(crate) cause: Cause,
 }
 
@@ -248,8 +250,8 @@ pub(crate) struct Core {
     pub(crate) owned: Option<Owned>,
     /// What waits to be written.
     pub(crate) pending: VecDeque<Pending>,
-    /// What is to be written once more.
-    pub(crate) unwritten: Vec<crate::store::Commit>,
+    /// How many changes the store has been given and has not taken.
+    pub(crate) unwritten: usize,
     pub(crate) running: bool,
 }
 
@@ -311,7 +313,7 @@ impl Core {
             ids,
             owned: None,
             pending: VecDeque::new(),
-            unwritten: Vec::new(),
+            unwritten: 0,
             running: false,
             config,
         }

@@ -94,7 +94,7 @@ mod upstream;
 mod view;
 mod why;
 
-pub use builder::{BuildError, SchedulerBuilder, SchedulerConfig};
+pub use builder::{BuildError, SchedulerBuilder, SchedulerConfig, StoreKind};
 pub use coordinator::{Assignment, Coordinator, CoordinatorError, Grant, Membership, MemoryCoordinator};
 pub use core::TaskSnapshot;
 pub use error::TaskError;
@@ -114,7 +114,8 @@ pub use spec::{
     ScheduleKind, ScheduleSpec, TaskSpec, TaskSpec as Task,
 };
 pub use store::{
-    Change, Commit, MemoryTaskStore, RunKey, StoreError, StoredTask, TaskState, TaskStore, shard_of,
+    Change, Commit, FileStoreError, FileTaskStore, Loaded, MemoryTaskStore, OpenRun, Retention, RunKey,
+    StoreError, StoredTask, TaskState, TaskStore, shard_of,
 };
 pub use upstream::UpstreamRun;
 pub use view::{

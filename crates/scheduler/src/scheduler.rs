@@ -456,12 +456,19 @@ impl Scheduler {
         let Some(keeper) = &inner.keeper else { return apply(&mut inner.core()) };
         let id = id.to_owned();
         let then = move |core: &mut Core, answer: Result<(), StoreError>| match answer {
-            Ok(()) => apply(core).inspect_err(|_| {
-                // It has changed in between; what it is now goes to the store again.
-                if let Some(task) = core.find(&id) {
-                    core.store_task(task, false);
+            Ok(()) => {
+                let applied = apply(core);
+                // It may have changed in between: what it is now goes to the store again.
+                match &applied {
+                    Ok(_) => core.note_changed(&id),
+                    Err(_) => {
+                        if let Some(task) = core.find(&id) {
+                            core.store_task(task, false);
+                        }
+                    }
                 }
-            }),
+                applied
+            }
             Err(error) => Err(refused(&id, error)),
         };
         inner.change(keeper, preview, then).await
@@ -543,14 +550,14 @@ impl Scheduler {
         &self.inner.executors
     }
 
-    /// The bounds in force.
+    /// The settings in force.
     #[must_use]
     pub fn config(&self) -> SchedulerConfig {
         self.inner.core().config.clone()
     }
 
     /// Puts other bounds in force. What is there beyond them stays, but for records, which go as new
-    /// ones come; `auto_start` matters at the next start.
+    /// ones come; `auto_start` and `store` matter at the next start.
     ///
     /// # Errors
     ///
