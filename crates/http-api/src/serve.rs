@@ -12,16 +12,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-use crate::connection::{Draining, drive};
-use crate::replies::Replies;
-use crate::waits::Waits;
 use crate::{Api, HttpConfig};
 
 /// How long accepting pauses when the system has no more sockets to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// How many headers `hyper` takes where it is told nothing.
-const HYPER_HEADERS_MAX: usize = 100;
 
 /// A source of connections.
 pub(crate) trait Accept: Send + Sync + 'static {
@@ -39,7 +33,8 @@ impl Accept for TcpListener {
 pub struct Server {
     api: Api,
     connections: TaskOwner,
-    draining: Arc<Draining>,
+    /// Signalled when connections should finish what they are at and close.
+    draining: CancellationToken,
     permits: Arc<Semaphore>,
     http1: http1::Builder,
     http2: http2::Builder<TokioExecutor>,
@@ -63,7 +58,7 @@ impl Server {
         let config = api.config();
         Self {
             connections,
-            draining: Arc::default(),
+            draining: CancellationToken::new(),
             permits: Arc::new(Semaphore::new(config.connections_max)),
             http1: http1(config),
             http2: http2(config),
@@ -108,7 +103,7 @@ impl Server {
 
     /// Closes idle connections, lets requests end until the deadline, and cuts off the rest.
     pub async fn drain(&self, deadline: Duration) -> ShutdownReport {
-        self.draining.begin();
+        self.draining.cancel();
         self.api.close_streams();
         let (connections, work) = (&self.connections, async {
             while !self.connections.is_empty() {
@@ -128,29 +123,41 @@ impl Server {
     fn connection(&self, stream: TcpStream, peer: SocketAddr) -> impl Future<Output = ()> + Send + 'static {
         // Answers are written whole; waiting to fill a segment only delays them.
         let _ = stream.set_nodelay(true);
-        // The connection's own, so that its requests do not all count references on one cache line.
-        let api = Arc::new(self.api.clone());
-        let draining = Arc::clone(&self.draining);
-        let (mut http1, http2, patience) = (self.http1.clone(), self.http2.clone(), self.patience);
+        let api = self.api.clone();
+        let draining = self.draining.clone();
+        let (http1, http2, patience) = (self.http1.clone(), self.http2.clone(), self.patience);
         async move {
             let version = tokio::select! {
                 version = runtime::within(patience, version_of(&stream)) => version,
-                () = draining.begun() => return,
+                () = draining.cancelled() => return,
             };
-            let service = service_fn(move |request| {
-                let api = Arc::clone(&api);
+            let service = service_fn(|request| {
+                let api = api.clone();
                 async move { Ok::<_, std::convert::Infallible>(api.handle(request, Some(peer)).await) }
             });
-            let (stream, waits) = (TokioIo::new(stream), Waits::new());
+            let stream = TokioIo::new(stream);
             let ended = match version {
                 Ok(Ok(Version::Http1)) => {
-                    let connection =
-                        http1.timer(waits.clone()).serve_connection(Replies::new(stream), service);
-                    drive(connection, http1::Connection::graceful_shutdown, &waits, &draining).await
+                    let connection = http1.serve_connection(stream, service);
+                    tokio::pin!(connection);
+                    tokio::select! {
+                        ended = connection.as_mut() => ended,
+                        () = draining.cancelled() => {
+                            connection.as_mut().graceful_shutdown();
+                            connection.await
+                        }
+                    }
                 }
                 Ok(Ok(Version::Http2)) => {
                     let connection = http2.serve_connection(stream, service);
-                    drive(connection, http2::Connection::graceful_shutdown, &waits, &draining).await
+                    tokio::pin!(connection);
+                    tokio::select! {
+                        ended = connection.as_mut() => ended,
+                        () = draining.cancelled() => {
+                            connection.as_mut().graceful_shutdown();
+                            connection.await
+                        }
+                    }
                 }
                 Ok(Err(_)) | Err(_) => return,
             };
@@ -189,11 +196,10 @@ async fn version_of(stream: &TcpStream) -> std::io::Result<Version> {
 
 fn http1(config: &HttpConfig) -> http1::Builder {
     let mut http = http1::Builder::new();
-    http.header_read_timeout(config.header_timeout).max_buf_size(config.header_bytes_max);
-    // With another bound than its own, `hyper` takes memory for them from the heap at each request.
-    if config.headers_max != HYPER_HEADERS_MAX {
-        http.max_headers(config.headers_max);
-    }
+    http.timer(TokioTimer::new())
+        .header_read_timeout(config.header_timeout)
+        .max_buf_size(config.header_bytes_max)
+        .max_headers(config.headers_max);
     http
 }
 

@@ -15,7 +15,6 @@ use crate::id::RunId;
 use crate::notice::{Notice, NoticeKind};
 use crate::persist::Owned;
 use crate::rare::Rare;
-use crate::schedule::days::Calendars;
 use crate::schedule::{Micros, NEVER};
 use crate::stats::Stats;
 use crate::timer::{Entry, Kind, Timer};
@@ -26,9 +25,11 @@ mod backfill;
 mod control;
 mod depend;
 mod dry_run;
+mod facets;
 mod failures;
 mod finish;
 mod fire;
+mod graph;
 mod index;
 mod passed;
 mod query;
@@ -40,9 +41,8 @@ pub(crate) use backfill::{BackfillGround, BackfillPlan};
 pub(crate) use control::{Action, Insert};
 pub(crate) use finish::{Ended, Output};
 pub(crate) use fire::Launch;
-pub use query::TaskSnapshot;
-pub(crate) use query::{Filter, RunSearch, Search};
-pub(crate) use stored::{Batch, Pending, Then};
+pub(crate) use query::{Filter, RunSearch, Search, TaskSnapshot};
+pub(crate) use stored::{Pending, Then};
 
 use index::Index;
 use table::Table;
@@ -147,8 +147,6 @@ pub(crate) struct Ready {
     pub(crate) record: u64,
     pub(crate) scheduled: Micros,
     pub(crate) due: Micros,
-    /// How many attempts there were before, in a process that has ended.
-    pub(crate) attempts: u16,
     pub(crate) cause: Cause,
 }
 
@@ -229,7 +227,6 @@ pub(crate) struct Core {
     /// Which incarnation of its plugin has registered a task.
     pub(crate) registrations: HashMap<u32, u64>,
     executors: ExecutorRegistry,
-    calendars: Calendars,
     present: Vec<Option<Arc<Registration>>>,
     generation: u64,
     /// Executors as they were before: what nobody holds any more is dropped without the lock, since that is
@@ -250,8 +247,8 @@ pub(crate) struct Core {
     pub(crate) owned: Option<Owned>,
     /// What waits to be written.
     pub(crate) pending: VecDeque<Pending>,
-    /// How many changes the store has been given and has not taken.
-    pub(crate) unwritten: usize,
+    /// What is to be written once more.
+    pub(crate) unwritten: Vec<crate::store::Commit>,
     pub(crate) running: bool,
 }
 
@@ -277,7 +274,6 @@ impl Core {
     pub(crate) fn new(
         config: SchedulerConfig,
         executors: ExecutorRegistry,
-        calendars: Calendars,
         ids: RunIds,
         now: Micros,
     ) -> Self {
@@ -299,7 +295,6 @@ impl Core {
             dependents: HashMap::new(),
             registrations: HashMap::new(),
             executors,
-            calendars,
             present: Vec::new(),
             generation: u64::MAX,
             gone: Vec::new(),
@@ -313,7 +308,7 @@ impl Core {
             ids,
             owned: None,
             pending: VecDeque::new(),
-            unwritten: 0,
+            unwritten: Vec::new(),
             running: false,
             config,
         }

@@ -5,7 +5,6 @@
 mod bad_input;
 mod contract;
 mod docs;
-mod durable;
 mod events;
 mod folder;
 mod host;

@@ -10,7 +10,6 @@ use serde_json::Value;
 use crate::document::DOCUMENT;
 
 /// An answer, whole.
-#[derive(Debug)]
 pub(crate) struct Answered {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,

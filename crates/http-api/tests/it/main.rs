@@ -11,5 +11,4 @@ mod plugin_routes;
 mod plugins;
 mod serving;
 mod streaming;
-mod strictness;
 mod tasks;
