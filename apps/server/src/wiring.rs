@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,9 @@ use plugin_core::{ConfigSpec, Plugin, PluginLoader, State, decode};
 use plugin_manager::{ManagerError, PluginManager, PluginOptions, StartReport};
 use registry::ServiceDirectory;
 use runtime::{SystemClock, TaskOwner};
-use scheduler::{SCHEDULER, Scheduler, SchedulerPlugin};
+use scheduler::{
+    FileTaskStore, Retention, SCHEDULER, Scheduler, SchedulerConfig, SchedulerPlugin, StoreKind, TaskStore,
+};
 use telemetry::Telemetry;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -52,6 +55,16 @@ pub(crate) fn sections(host: &Host) -> anyhow::Result<BTreeMap<String, Option<Co
     Ok(sections)
 }
 
+/// What the configuration says that tasks are kept in, if not in memory alone.
+fn task_store(config: &SchedulerConfig, data_dir: &Path) -> anyhow::Result<Option<Arc<dyn TaskStore>>> {
+    if config.store == StoreKind::Memory {
+        return Ok(None);
+    }
+    let retention = Retention { records: config.max_records, ..Retention::default() };
+    let store = FileTaskStore::open(&data_dir.join("tasks"), retention).context("open the task store")?;
+    Ok(Some(Arc::new(store)))
+}
+
 /// Puts the host together and starts its plugins.
 pub(crate) async fn start(
     loaded: Loaded,
@@ -65,16 +78,19 @@ pub(crate) async fn start(
     let bus = EventBus::builder().clock(clock.clone()).history(HISTORY).handle(plugins.clone()).build();
     let directory = ServiceDirectory::new();
     let scheduler = {
+        let config: SchedulerConfig = decode(&loaded.settings.section(&["plugins", SCHEDULER]))?;
+        let store = task_store(&config, &loaded.host.data_dir)?;
         let _plugins = plugins.enter();
-        Scheduler::builder()
+        let mut builder = Scheduler::builder()
             .clock(clock.clone())
             .bus(bus.clone())
             .node(&loaded.host.node)
-            .config(decode(&loaded.settings.section(&["plugins", SCHEDULER]))?)
-            .start_later()
-            .build()
-            .await
-            .context("build the scheduler")?
+            .config(config)
+            .start_later();
+        if let Some(store) = store {
+            builder = builder.store(store);
+        }
+        builder.build().await.context("build the scheduler")?
     };
     let manager = PluginManager::builder(bus.clone())
         .clock(clock.clone())

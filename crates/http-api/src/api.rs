@@ -19,11 +19,13 @@ use tokio::sync::Semaphore;
 use tower_service::Service;
 
 use crate::body::{AnswerBody, BoxError};
+use crate::direct::RequestLine;
 use crate::dispatch::dispatch;
 use crate::envelope::{ErrorEnvelope, JSON, NO_STORE, Refusal};
-use crate::extract::{Scope, read_body, too_large};
+use crate::extract::{Ctx, Scope, read_body, too_large};
 use crate::lanes::Lanes;
 use crate::origin::{HostPolicy, check_same_origin};
+use crate::paths::Paths;
 use crate::plugin::HTTP;
 use crate::shared::Shared;
 use crate::{HttpConfig, conditional, dry_run, measure, openapi, routes};
@@ -65,6 +67,8 @@ impl Api {
 
     fn build(management: Management, config: HttpConfig, lanes: Option<Lanes>) -> Self {
         let (router, document) = routes::all();
+        let paths = Paths::of(&document, routes::direct());
+        let openapi = Bytes::from(serde_json::to_vec(&document).unwrap_or_default());
         let hosts = HostPolicy::new(config.is_loopback(), &config.allowed_hosts);
         let shared = Arc::new(Shared {
             event_streams: Arc::new(Semaphore::new(config.event_streams_max)),
@@ -72,8 +76,9 @@ impl Api {
             keyed: TaskOwner::new("keyed requests"),
             management,
             config,
-            openapi_tag: openapi::tag(&document),
-            openapi: document,
+            openapi_tag: openapi::tag(&openapi),
+            openapi,
+            paths,
             lanes,
         });
         let router = router.with_state(Arc::clone(&shared));
@@ -89,37 +94,30 @@ impl Api {
         &self.inner.shared.config
     }
 
-    /// The largest body that a request may have. An import is read line by line, unless it has a key: then
-    /// all of it is held against the key's first request.
-    fn body_limit(&self, parts: &Parts) -> usize {
-        if parts.uri.path() == routes::IMPORT && !parts.headers.contains_key(IDEMPOTENCY_KEY) {
-            self.config().import_bytes_max
-        } else {
-            self.config().body_bytes_max
-        }
-    }
-
     /// Answers one request. Whatever a handler does, there is an answer: a panic in it is a 500.
-    pub async fn handle<B>(&self, request: Request<B>, peer: Option<SocketAddr>) -> Response<AnswerBody>
+    pub async fn handle<B>(&self, mut request: Request<B>, peer: Option<SocketAddr>) -> Response<AnswerBody>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         let started = Instant::now();
-        let (mut parts, body) = request.into_parts();
-        let incoming = parts.headers.get(TRACEPARENT).and_then(|value| value.to_str().ok());
+        let headers = request.headers();
+        let incoming = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok());
         let trace = TraceContext::continued(incoming, false);
-        let trace_id = HeaderValue::try_from(trace.trace_id().to_string()).ok();
-        let request_id = parts.headers.get(REQUEST_ID).filter(|id| is_request_id(id)).cloned();
-        let method = parts.method.clone();
-        let known = conditional::known(&method, &parts.headers);
-        let dry_run = if is_write(&parts) { dry_run::take(&mut parts.uri) } else { Ok(false) };
+        let request_id = headers.get(REQUEST_ID).filter(|id| is_request_id(id)).cloned();
+        let method = request.method().clone();
+        let known = conditional::known(&method, headers);
+        let dry_run = if is_write(&method, request.uri().path()) {
+            dry_run::take(request.uri_mut())
+        } else {
+            Ok(false)
+        };
         let caller = Caller::developer(Origin { transport: HTTP, address: peer }, trace)
             .dry_run(matches!(dry_run, Ok(true)));
         let scope = Arc::new(Scope::new(caller));
         let answer = async {
             dry_run?;
-            self.answer(parts, body, &scope).await
+            self.answer(request, &scope).await
         };
         let answered = AssertUnwindSafe(answer).catch_unwind().await;
         let mut response = match answered {
@@ -127,7 +125,8 @@ impl Api {
             Ok(Err(refusal)) => refused(refusal),
             Err(panic) => {
                 let panic = runtime::panic_message(&*panic);
-                tracing::error!(%trace, route = scope.template(), panic, "handler panicked");
+                let route = scope.template(&self.inner.shared.paths);
+                tracing::error!(%trace, route, panic, "handler panicked");
                 refused(Problem::internal())
             }
         };
@@ -138,19 +137,19 @@ impl Api {
             conditional::leave_out(&mut response, &known);
         }
         let headers = response.headers_mut();
-        if let Some(trace_id) = trace_id {
+        if let Ok(trace_id) = HeaderValue::from_bytes(&trace.trace_id().to_hex()) {
             headers.insert(REQUEST_ID, request_id.unwrap_or_else(|| trace_id.clone()));
             headers.insert(TRACE_ID, trace_id);
         }
         headers.entry(header::X_CONTENT_TYPE_OPTIONS).or_insert(NOSNIFF);
-        measure::record(&method, scope.template().unwrap_or_default(), response.status(), started.elapsed());
+        let route = scope.template(&self.inner.shared.paths).unwrap_or_default();
+        measure::record(&method, route, response.status(), started.elapsed());
         response
     }
 
     async fn answer<B>(
         &self,
-        parts: Parts,
-        body: B,
+        request: Request<B>,
         scope: &Arc<Scope>,
     ) -> Result<Response<AnswerBody>, Refusal>
     where
@@ -158,22 +157,39 @@ impl Api {
         B::Error: Into<BoxError>,
     {
         // `hyper` bounds its buffer, which may hold a good deal more than it has to by the time it looks.
-        if head_bytes(&parts) > self.config().header_bytes_max {
+        if head_bytes(&request) > self.config().header_bytes_max {
             let problem = Problem::new(ProblemKind::TooLarge, "the headers are larger than the limit");
             return Err(Refusal { problem, status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE });
         }
-        self.inner.hosts.check(&parts)?;
-        let limit = self.body_limit(&parts);
+        self.inner.hosts.check(request.uri(), request.headers())?;
+        let limit = self.config().body_bytes_max;
         // A client that says how much it will send is refused before it has sent it.
-        if body.size_hint().lower() > limit as u64 {
+        if request.body().size_hint().lower() > limit as u64 {
             return Err(too_large().into());
         }
-        if !is_of_management(parts.uri.path()) {
+        if !is_of_management(request.uri().path()) {
+            let (parts, body) = request.into_parts();
             return dispatch(&self.inner.shared, parts, Limited::new(body, limit), scope).await;
         }
-        check_same_origin(&parts)?;
+        check_same_origin(request.method(), request.uri(), request.headers())?;
+        if let Some(found) = self.inner.shared.paths.find(request.uri().path()) {
+            scope.took_path(found.at);
+            let query = request.uri().query().unwrap_or_default();
+            if !query.is_empty() {
+                found.path.check_query(request.method(), query)?;
+            }
+            if let Some(direct) = &found.path.direct
+                && *request.method() == Method::GET
+                && request.body().is_end_stream()
+            {
+                let ctx = Ctx { shared: Arc::clone(&self.inner.shared), scope: Arc::clone(scope) };
+                let answer = direct.call(ctx, RequestLine { param: found.param, query })?;
+                return Ok(answer.await?.into_whole().map(AnswerBody::whole));
+            }
+        }
+        let (parts, body) = request.into_parts();
         let body = if body.is_end_stream() { Body::empty() } else { Body::new(Limited::new(body, limit)) };
-        if parts.headers.contains_key(IDEMPOTENCY_KEY) && is_write(&parts) {
+        if parts.headers.contains_key(IDEMPOTENCY_KEY) && is_write(&parts.method, parts.uri.path()) {
             return self.answer_once(parts, body, scope).await;
         }
         Ok(self.route(parts, body, scope).await)
@@ -290,9 +306,9 @@ fn write_problem(response: &mut Response<AnswerBody>, refusal: &Refusal, trace: 
 }
 
 /// About how many bytes a request's line and headers came in.
-fn head_bytes(parts: &Parts) -> usize {
-    let target = parts.uri.path().len() + parts.uri.query().map_or(0, str::len);
-    parts.headers.iter().fold(target, |sum, (name, value)| sum + name.as_str().len() + value.len() + 4)
+fn head_bytes<B>(request: &Request<B>) -> usize {
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    request.headers().iter().fold(target, |sum, (name, value)| sum + name.as_str().len() + value.len() + 4)
 }
 
 /// Whether a path is below one that the management API has. Other paths are the plugins'; below these, a
@@ -319,9 +335,8 @@ fn is_of_management(path: &str) -> bool {
 }
 
 /// Whether a request asks the management API to change something.
-fn is_write(parts: &Parts) -> bool {
-    !matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS)
-        && is_of_management(parts.uri.path())
+fn is_write(method: &Method, path: &str) -> bool {
+    !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) && is_of_management(path)
 }
 
 /// Whether an id that a client gave can be given back: visible ASCII of bounded length.

@@ -11,7 +11,7 @@ use management::{Problem, ProblemKind};
 use serde_json::{Map, Value};
 
 use crate::envelope::Refusal;
-use crate::extract::{read_body, read_json, require_json};
+use crate::extract::{decode, read_body, read_json, require_json};
 use crate::shared::Shared;
 
 /// What a CloudEvent has to have.
@@ -75,9 +75,7 @@ fn require_attributes(event: &Map<String, Value>) -> Result<(), Problem> {
 }
 
 fn read_batch(body: &[u8]) -> Result<Vec<Map<String, Value>>, Problem> {
-    let batch: Value = serde_json::from_slice(body)
-        .map_err(|error| Problem::malformed(format!("the body is not JSON: {error}")))?;
-    let Value::Array(batch) = batch else {
+    let Value::Array(batch) = decode(body)? else {
         return Err(Problem::invalid("", "a batch has to be a JSON array of CloudEvents"));
     };
     if batch.len() > MAX_BATCH_EVENTS {

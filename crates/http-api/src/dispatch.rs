@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use management::{Problem, ProblemKind, Role};
 use plugin_core::{Access, Route, RouteError, RouteRequest, full_body};
@@ -41,13 +41,11 @@ where
         Lookup::Found(found) => call(shared, found, parts, body, scope).await,
         Lookup::NotFound => Err(no_such_route().into()),
         Lookup::MethodNotAllowed { allow } => {
-            let allow: Vec<&str> = allow.iter().map(http::Method::as_str).collect();
-            let problem = Problem::new(ProblemKind::MethodNotAllowed, "this path does not take this method");
-            let mut response = Response::new(AnswerBody::whole(Bytes::new()));
+            let allow: Vec<&str> = allow.iter().map(Method::as_str).collect();
+            let mut response = other_method(&parts.method).map(AnswerBody::whole);
             if let Ok(allow) = HeaderValue::try_from(allow.join(",")) {
                 response.headers_mut().insert(header::ALLOW, allow);
             }
-            response.extensions_mut().insert(Refusal::from(problem));
             Ok(response)
         }
         Lookup::Unavailable { plugin, retry_after } => {
@@ -58,6 +56,19 @@ where
             Err(Problem::malformed(format!("the path's `{param}` cannot be read as UTF-8")).into())
         }
     }
+}
+
+/// The answer where a path takes other methods, to be completed by these in `Allow`. To ask which is what
+/// `OPTIONS` is for; it says nothing of other origins, to which the host is closed.
+pub(crate) fn other_method(method: &Method) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    if *method == Method::OPTIONS {
+        *response.status_mut() = StatusCode::NO_CONTENT;
+    } else {
+        let problem = Problem::new(ProblemKind::MethodNotAllowed, "this path does not take this method");
+        response.extensions_mut().insert(Refusal::from(problem));
+    }
+    response
 }
 
 fn no_such_route() -> Problem {
@@ -100,7 +111,7 @@ fn authorize(route: &Route, parts: &Parts, scope: &Scope) -> Result<(), Problem>
         Access::Operator => Role::Operator,
         Access::Admin => Role::Admin,
     };
-    check_same_origin(parts)?;
+    check_same_origin(&parts.method, &parts.uri, &parts.headers)?;
     scope.caller.require(role)
 }
 

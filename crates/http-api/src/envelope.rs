@@ -100,15 +100,24 @@ impl Answer {
         Ok(Self { location: Some(location), ..Self::with(StatusCode::CREATED, data)? })
     }
 
+    /// 200 with a body that was written before.
+    pub(crate) fn written(body: Bytes) -> Self {
+        Self { status: StatusCode::OK, body, etag: None, location: None }
+    }
+
+    /// The body.
+    pub(crate) fn body(&self) -> &Bytes {
+        &self.body
+    }
+
     /// Adds the version of the definition.
     pub(crate) fn etag(mut self, version: u64) -> Self {
         self.etag = Some(version);
         self
     }
-}
 
-impl IntoResponse for Answer {
-    fn into_response(self) -> Response {
+    /// The answer with its headers.
+    pub(crate) fn into_whole(self) -> http::Response<Bytes> {
         let mut headers = HeaderMap::with_capacity(8);
         headers.insert(header::CONTENT_TYPE, JSON);
         headers.insert(header::CACHE_CONTROL, NO_STORE);
@@ -122,10 +131,16 @@ impl IntoResponse for Answer {
         {
             headers.insert(header::LOCATION, value);
         }
-        let mut response = Response::new(Body::from(self.body));
+        let mut response = http::Response::new(self.body);
         *response.status_mut() = self.status;
         *response.headers_mut() = headers;
         response
+    }
+}
+
+impl IntoResponse for Answer {
+    fn into_response(self) -> Response {
+        self.into_whole().map(Body::from)
     }
 }
 

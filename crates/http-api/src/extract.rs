@@ -17,8 +17,11 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use utoipa::IntoParams;
 
+use crate::direct::{FromRequestLine, RequestLine};
 use crate::envelope::Refusal;
+use crate::paths::Paths;
 use crate::shared::Shared;
+use crate::strict::Strict;
 
 /// What is known about a request before it is routed, and what routing finds out.
 pub(crate) struct Scope {
@@ -28,7 +31,10 @@ pub(crate) struct Scope {
 
 /// The template of the path that was taken.
 enum Template {
-    Management(MatchedPath),
+    /// The number of a documented path.
+    Documented(usize),
+    /// What belongs to a page.
+    Asset(MatchedPath),
     Plugin(Arc<Route>),
 }
 
@@ -37,15 +43,21 @@ impl Scope {
         Self { caller, template: OnceLock::new() }
     }
 
+    /// Says which documented path was taken.
+    pub(crate) fn took_path(&self, at: usize) {
+        let _ = self.template.set(Template::Documented(at));
+    }
+
     /// Says which route of a plugin's was taken.
     pub(crate) fn took_route(&self, route: &Arc<Route>) {
         let _ = self.template.set(Template::Plugin(Arc::clone(route)));
     }
 
     /// The template of the path that was taken.
-    pub(crate) fn template(&self) -> Option<&str> {
+    pub(crate) fn template<'a>(&'a self, paths: &'a Paths) -> Option<&'a str> {
         match self.template.get()? {
-            Template::Management(matched) => Some(matched.as_str()),
+            Template::Documented(at) => paths.template(*at),
+            Template::Asset(matched) => Some(matched.as_str()),
             Template::Plugin(route) => Some(route.endpoint.path()),
         }
     }
@@ -72,8 +84,10 @@ impl FromRequestParts<Arc<Shared>> for Ctx {
 
     async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Refusal> {
         let scope = parts.extensions.get::<Arc<Scope>>().cloned().ok_or_else(Problem::internal)?;
-        if let Some(matched) = parts.extensions.get::<MatchedPath>() {
-            let _ = scope.template.set(Template::Management(matched.clone()));
+        if scope.template.get().is_none()
+            && let Some(matched) = parts.extensions.get::<MatchedPath>()
+        {
+            let _ = scope.template.set(Template::Asset(matched.clone()));
         }
         Ok(Self { shared: Arc::clone(shared), scope })
     }
@@ -88,9 +102,22 @@ impl FromRequestParts<Arc<Shared>> for Name {
     async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Refusal> {
         match Path::<String>::from_request_parts(parts, shared).await {
             Ok(Path(name)) => Ok(Self(name)),
-            Err(_) => Err(Problem::malformed("the path cannot be read as UTF-8").into()),
+            Err(_) => Err(unreadable_path().into()),
         }
     }
+}
+
+impl FromRequestLine for Name {
+    fn read(line: RequestLine<'_>) -> Result<Self, Refusal> {
+        match percent_encoding::percent_decode_str(line.param).decode_utf8() {
+            Ok(name) => Ok(Self(name.into_owned())),
+            Err(_) => Err(unreadable_path().into()),
+        }
+    }
+}
+
+fn unreadable_path() -> Problem {
+    Problem::malformed("the path cannot be read as UTF-8")
 }
 
 /// The query string. Unknown parameters are refused.
@@ -101,6 +128,12 @@ impl<T: DeserializeOwned> FromRequestParts<Arc<Shared>> for Query<T> {
 
     async fn from_request_parts(parts: &mut Parts, _: &Arc<Shared>) -> Result<Self, Refusal> {
         read_query(parts.uri.query().unwrap_or_default()).map(Self).map_err(Refusal::from)
+    }
+}
+
+impl<T: DeserializeOwned> FromRequestLine for Query<T> {
+    fn read(line: RequestLine<'_>) -> Result<Self, Refusal> {
+        read_query(line.query).map(Self).map_err(Refusal::from)
     }
 }
 
@@ -208,18 +241,14 @@ pub(crate) fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
 pub(crate) async fn read_body(body: Body, timeout: Duration) -> Result<Bytes, Problem> {
     match runtime::within(timeout, body.collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) => Err(body_problem(&error)),
+        Ok(Err(error)) if is_over_limit(&error) => Err(too_large()),
+        Ok(Err(_)) => Err(Problem::malformed("the body broke off")),
         Err(_) => Err(Problem::malformed("the body took too long to arrive")),
     }
 }
 
 pub(crate) fn too_large() -> Problem {
     Problem::new(ProblemKind::TooLarge, "the body is larger than the limit")
-}
-
-/// Why a body could not be read to its end.
-pub(crate) fn body_problem(error: &axum::Error) -> Problem {
-    if is_over_limit(error) { too_large() } else { Problem::malformed("the body broke off") }
 }
 
 fn is_over_limit(error: &axum::Error) -> bool {
@@ -242,14 +271,23 @@ pub(crate) fn read_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem>
             Err(error) => Problem::malformed(format!("the body is not JSON: {error}")),
         });
     }
+    decode(bytes)
+}
+
+/// Reads JSON of any kind, as strictly as [`Strict`] is.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let mut decoder = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut decoder).map_err(|error| {
+    let value = serde_path_to_error::deserialize(Strict::new(&mut decoder)).map_err(|error| {
         let path = error.path().to_string();
         let inner = error.into_inner();
+        let text = inner.to_string();
         if inner.is_data() {
-            field_problem(&path, &without_position(&inner.to_string()))
+            field_problem(&path, &without_position(&text))
+        } else if text.starts_with("number out of range") {
+            // Right by the grammar; of a size that no number here has.
+            field_problem(&path, "is out of the range of numbers")
         } else {
-            Problem::malformed(format!("the body is not JSON: {inner}"))
+            Problem::malformed(format!("the body is not JSON: {text}"))
         }
     })?;
     decoder.end().map_err(|error| Problem::malformed(format!("the body is not JSON: {error}")))?;

@@ -12,9 +12,16 @@ const NAME: &str = "http_server_request_duration_seconds";
 /// The series of one route, as they come up: method and status of each.
 type Series = Vec<(&'static str, StatusCode, Histogram)>;
 
+/// The series that a thread has asked for. The recorder makes them out of strings and looks them up by them.
+#[derive(Default)]
+struct Known {
+    routes: HashMap<Box<str>, Series>,
+    /// The one of the latest request, which as a rule is that of the next: it is found without a hash.
+    latest: Option<(Box<str>, &'static str, StatusCode, Histogram)>,
+}
+
 thread_local! {
-    /// The recorder makes a series out of strings and looks it up by them; a thread asks for each once.
-    static KNOWN: RefCell<HashMap<Box<str>, Series>> = RefCell::new(HashMap::new());
+    static KNOWN: RefCell<Known> = RefCell::default();
 }
 
 /// How many routes a thread remembers the series of. Routes beyond are looked up each time.
@@ -25,23 +32,35 @@ const ROUTES_MAX: usize = 1024;
 pub(crate) fn record(method: &Method, route: &str, status: StatusCode, took: Duration) {
     let method = known_method(method);
     KNOWN.with_borrow_mut(|known| {
-        if let Some(series) = known.get_mut(route) {
-            let found = series.iter().find(|(m, s, _)| *m == method && *s == status);
-            if let Some((_, _, histogram)) = found {
-                histogram.record(took);
-            } else {
-                let histogram = histogram(method, route, status);
-                histogram.record(took);
-                series.push((method, status, histogram));
-            }
+        if let Some((r, m, s, histogram)) = &known.latest
+            && (&**r, *m, *s) == (route, method, status)
+        {
+            histogram.record(took);
             return;
         }
-        let histogram = histogram(method, route, status);
+        let histogram = known.series(method, route, status);
         histogram.record(took);
-        if known.len() < ROUTES_MAX {
-            known.insert(route.into(), vec![(method, status, histogram)]);
-        }
+        known.latest = Some((route.into(), method, status, histogram));
     });
+}
+
+impl Known {
+    fn series(&mut self, method: &'static str, route: &str, status: StatusCode) -> Histogram {
+        let is_full = self.routes.len() >= ROUTES_MAX;
+        let Some(series) = self.routes.get_mut(route) else {
+            let histogram = histogram(method, route, status);
+            if !is_full {
+                self.routes.insert(route.into(), vec![(method, status, histogram.clone())]);
+            }
+            return histogram;
+        };
+        if let Some((_, _, histogram)) = series.iter().find(|(m, s, _)| (*m, *s) == (method, status)) {
+            return histogram.clone();
+        }
+        let histogram = histogram(method, route, status);
+        series.push((method, status, histogram.clone()));
+        histogram
+    }
 }
 
 fn histogram(method: &'static str, route: &str, status: StatusCode) -> Histogram {

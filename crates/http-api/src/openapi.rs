@@ -113,8 +113,6 @@ fn complete_operation(path: &str, method: &str, operation: &mut Map<String, Valu
             parameters.push(json!({"$ref": "#/components/parameters/IfNoneMatch"}));
         }
     }
-    let queried =
-        operation["parameters"].as_array().is_some_and(|all| all.iter().any(|p| p["in"] == "query"));
     let named = path.contains('{');
     // People's pages and probes come from no service that may be missing.
     let plain = tag == "tour" || path.starts_with("/health");
@@ -124,12 +122,10 @@ fn complete_operation(path: &str, method: &str, operation: &mut Map<String, Valu
     let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) else { return };
     for (status, component, _) in REFUSALS {
         let applies = match status {
-            "400" => write || named || queried,
             "404" => named,
             "409" => write,
             "412" => versioned,
             "413" | "415" => has_body,
-            "422" => write || queried,
             "501" | "503" => !plain,
             "504" => false,
             _ => true,

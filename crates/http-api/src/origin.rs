@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use http::request::Parts;
+use http::uri::{Authority, Uri};
 use http::{HeaderMap, HeaderName, Method, header};
 use management::{Problem, ProblemKind};
 
@@ -27,11 +27,11 @@ impl HostPolicy {
     }
 
     /// Whether the request was meant for this host.
-    pub(crate) fn check(&self, parts: &Parts) -> Result<(), Problem> {
+    pub(crate) fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
         let Some(names) = &self.names else { return Ok(()) };
-        let authority = match parts.uri.authority() {
+        let authority = match uri.authority() {
             Some(authority) => authority.as_str(),
-            None => match parts.headers.get(header::HOST).map(|value| value.to_str()) {
+            None => match headers.get(header::HOST).map(|value| value.to_str()) {
                 Some(Ok(host)) => host,
                 Some(Err(_)) => return Err(Problem::malformed("the `Host` header cannot be read")),
                 // HTTP/1.0 and tests; a browser always sends one.
@@ -48,24 +48,24 @@ impl HostPolicy {
 }
 
 /// Whether a write comes from a page of another site. Programs other than browsers send neither header.
-pub(crate) fn check_same_origin(parts: &Parts) -> Result<(), Problem> {
-    if matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS) {
+pub(crate) fn check_same_origin(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+    if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
         return Ok(());
     }
     let foreign = || Problem::forbidden("writes from pages of other sites are refused");
-    if let Some(site) = parts.headers.get(SEC_FETCH_SITE)
+    if let Some(site) = headers.get(SEC_FETCH_SITE)
         && !matches!(site.as_bytes(), b"same-origin" | b"none")
     {
         return Err(foreign());
     }
-    match parts.headers.get(header::ORIGIN) {
+    match headers.get(header::ORIGIN) {
         None => Ok(()),
-        Some(origin) if is_own(origin.as_bytes(), parts.uri.authority(), &parts.headers) => Ok(()),
+        Some(origin) if is_own(origin.as_bytes(), uri.authority(), headers) => Ok(()),
         Some(_) => Err(foreign()),
     }
 }
 
-fn is_own(origin: &[u8], authority: Option<&http::uri::Authority>, headers: &HeaderMap) -> bool {
+fn is_own(origin: &[u8], authority: Option<&Authority>, headers: &HeaderMap) -> bool {
     let own = match authority {
         Some(authority) => authority.as_str().as_bytes(),
         None => headers.get(header::HOST).map_or(&b""[..], |host| host.as_bytes()),
@@ -90,6 +90,7 @@ fn is_address(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use http::Request;
+    use http::request::Parts;
 
     use super::*;
 
@@ -101,21 +102,30 @@ mod tests {
         request.body(()).unwrap().into_parts().0
     }
 
+    fn check(policy: &HostPolicy, host: &str) -> Result<(), Problem> {
+        let parts = parts(Method::GET, &[("host", host)]);
+        policy.check(&parts.uri, &parts.headers)
+    }
+
+    fn check_same_origin(parts: &Parts) -> Result<(), Problem> {
+        super::check_same_origin(&parts.method, &parts.uri, &parts.headers)
+    }
+
     #[test]
     fn a_name_that_anybodys_dns_could_point_here_is_refused() {
         let policy = HostPolicy::new(true, &["Gantry.Example".to_owned()]);
         for host in
             ["localhost", "LOCALHOST:80", "localhost.", "127.0.0.1:8080", "[::1]:8080", "gantry.example:1"]
         {
-            assert!(policy.check(&parts(Method::GET, &[("host", host)])).is_ok(), "{host}");
+            assert!(check(&policy, host).is_ok(), "{host}");
         }
         for host in
             ["evil.example", "localhost.evil.example:8080", "127.0.0.1.evil.example", "", "feed.example"]
         {
-            let problem = policy.check(&parts(Method::GET, &[("host", host)])).unwrap_err();
+            let problem = check(&policy, host).unwrap_err();
             assert_eq!(problem.status(), 421, "{host}");
         }
-        assert!(HostPolicy::new(false, &[]).check(&parts(Method::GET, &[("host", "any.example")])).is_ok());
+        assert!(check(&HostPolicy::new(false, &[]), "any.example").is_ok());
     }
 
     #[test]

@@ -6,10 +6,10 @@ mod events;
 mod health;
 mod host;
 mod plugins;
-mod task_sets;
 mod tasks;
 mod tour;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::Router;
@@ -17,31 +17,61 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use bytes::Bytes;
-use management::{Problem, ProblemKind};
+use http::Method;
+use management::Problem;
+use serde_json::Value;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::dispatch::dispatch;
+use crate::direct::Direct;
+use crate::dispatch::{dispatch, other_method};
 use crate::envelope::Refusal;
 use crate::extract::Ctx;
 use crate::openapi;
 use crate::shared::Shared;
 
-/// Where tasks are taken in.
-pub(crate) const IMPORT: &str = "/scheduler/import";
-
 /// Every route, and the document that describes them.
-pub(crate) fn all() -> (Router<Arc<Shared>>, Bytes) {
+pub(crate) fn all() -> (Router<Arc<Shared>>, Value) {
     let (router, document) = described().split_for_parts();
     let document = openapi::complete(document);
-    let document = serde_json::to_vec(&document).unwrap_or_default();
     let router = router
         .route("/docs/docs.js", get(docs::script))
         .route("/docs/style.css", get(docs::style))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method);
-    (router, document.into())
+    (router, document)
+}
+
+/// The handlers of `GET` that can be called without the router, by their documented path.
+pub(crate) fn direct() -> HashMap<&'static str, Direct> {
+    HashMap::from([
+        ("/audit", Direct::to(host::audit)),
+        ("/cluster", Direct::to(host::cluster)),
+        ("/config", Direct::to(host::config)),
+        ("/events/dead-letters", Direct::to(dead_letters::list)),
+        ("/events/dead-letters/{id}", Direct::to(dead_letters::get)),
+        ("/events/subscriptions", Direct::to(events::subscriptions)),
+        ("/health", Direct::to(health::detail)),
+        ("/health/live", Direct::to(health::live)),
+        ("/health/ready", Direct::to(health::ready)),
+        ("/plugins", Direct::to(plugins::list)),
+        ("/plugins/events", Direct::to(events::recent)),
+        ("/plugins/graph", Direct::to(plugins::graph)),
+        ("/plugins/status", Direct::to(plugins::statuses)),
+        ("/plugins/types", Direct::to(plugins::types)),
+        ("/plugins/{name}", Direct::to(plugins::get)),
+        ("/plugins/{name}/config", Direct::to(plugins::config)),
+        ("/scheduler/executors", Direct::to(tasks::executors)),
+        ("/scheduler/graph", Direct::to(tasks::graph)),
+        ("/scheduler/runs/{run}", Direct::to(tasks::run)),
+        ("/scheduler/status", Direct::to(tasks::status)),
+        ("/scheduler/tasks", Direct::to(tasks::list)),
+        ("/scheduler/tasks/status/{status}", Direct::to(tasks::list_by_status)),
+        ("/scheduler/tasks/{id}", Direct::to(tasks::get)),
+        ("/scheduler/tasks/{id}/runs", Direct::to(tasks::runs)),
+        ("/services", Direct::to(host::services)),
+        ("/services/{name}", Direct::to(host::service)),
+    ])
 }
 
 fn described() -> OpenApiRouter<Arc<Shared>> {
@@ -100,12 +130,6 @@ fn described() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(tasks::preview))
         .routes(routes!(tasks::executors))
         .routes(routes!(tasks::graph))
-        .routes(routes!(tasks::backfill))
-        .routes(routes!(tasks::why))
-        .routes(routes!(tasks::all_runs))
-        .routes(routes!(task_sets::bulk))
-        .routes(routes!(task_sets::export))
-        .routes(routes!(task_sets::import))
 }
 
 /// What is no route of the management API may be one of a plugin's.
@@ -121,7 +145,33 @@ async fn unknown(ctx: Ctx, request: Request) -> Response {
     }
 }
 
-async fn wrong_method(_: Ctx) -> Response {
-    let problem = Problem::new(ProblemKind::MethodNotAllowed, "this path does not take this method");
-    Refusal::from(problem).into_response()
+async fn wrong_method(_: Ctx, method: Method) -> Response {
+    other_method(&method).map(Body::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::paths::Paths;
+
+    #[test]
+    fn every_documented_path_is_found_as_itself() {
+        let (_, document) = all();
+        let paths = Paths::of(&document, direct());
+        for template in document["paths"].as_object().unwrap().keys() {
+            let path = template.replace(['{', '}', '*'], "");
+            let found = paths.find(&path).unwrap_or_else(|| panic!("{template} cannot be looked up"));
+            assert_eq!(found.path.template, *template);
+        }
+        assert!(paths.find("/scheduler/tasks/a/b").is_none());
+        assert_eq!(paths.find("/scheduler/tasks/a%20b/runs").unwrap().param, "a%20b");
+    }
+
+    #[test]
+    fn what_is_answered_without_the_router_is_a_documented_get() {
+        let (_, document) = all();
+        for template in direct().keys() {
+            assert!(document["paths"][template]["get"].is_object(), "{template}");
+        }
+    }
 }

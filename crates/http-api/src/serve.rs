@@ -12,10 +12,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
+use crate::connection::{Draining, drive};
+use crate::replies::Replies;
+use crate::waits::Waits;
 use crate::{Api, HttpConfig};
 
 /// How long accepting pauses when the system has no more sockets to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How many headers `hyper` takes where it is told nothing.
+const HYPER_HEADERS_MAX: usize = 100;
 
 /// A source of connections.
 pub(crate) trait Accept: Send + Sync + 'static {
@@ -33,8 +39,7 @@ impl Accept for TcpListener {
 pub struct Server {
     api: Api,
     connections: TaskOwner,
-    /// Signalled when connections should finish what they are at and close.
-    draining: CancellationToken,
+    draining: Arc<Draining>,
     permits: Arc<Semaphore>,
     http1: http1::Builder,
     http2: http2::Builder<TokioExecutor>,
@@ -58,7 +63,7 @@ impl Server {
         let config = api.config();
         Self {
             connections,
-            draining: CancellationToken::new(),
+            draining: Arc::default(),
             permits: Arc::new(Semaphore::new(config.connections_max)),
             http1: http1(config),
             http2: http2(config),
@@ -103,7 +108,7 @@ impl Server {
 
     /// Closes idle connections, lets requests end until the deadline, and cuts off the rest.
     pub async fn drain(&self, deadline: Duration) -> ShutdownReport {
-        self.draining.cancel();
+        self.draining.begin();
         self.api.close_streams();
         let (connections, work) = (&self.connections, async {
             while !self.connections.is_empty() {
@@ -123,41 +128,29 @@ impl Server {
     fn connection(&self, stream: TcpStream, peer: SocketAddr) -> impl Future<Output = ()> + Send + 'static {
         // Answers are written whole; waiting to fill a segment only delays them.
         let _ = stream.set_nodelay(true);
-        let api = self.api.clone();
-        let draining = self.draining.clone();
-        let (http1, http2, patience) = (self.http1.clone(), self.http2.clone(), self.patience);
+        // The connection's own, so that its requests do not all count references on one cache line.
+        let api = Arc::new(self.api.clone());
+        let draining = Arc::clone(&self.draining);
+        let (mut http1, http2, patience) = (self.http1.clone(), self.http2.clone(), self.patience);
         async move {
             let version = tokio::select! {
                 version = runtime::within(patience, version_of(&stream)) => version,
-                () = draining.cancelled() => return,
+                () = draining.begun() => return,
             };
-            let service = service_fn(|request| {
-                let api = api.clone();
+            let service = service_fn(move |request| {
+                let api = Arc::clone(&api);
                 async move { Ok::<_, std::convert::Infallible>(api.handle(request, Some(peer)).await) }
             });
-            let stream = TokioIo::new(stream);
+            let (stream, waits) = (TokioIo::new(stream), Waits::new());
             let ended = match version {
                 Ok(Ok(Version::Http1)) => {
-                    let connection = http1.serve_connection(stream, service);
-                    tokio::pin!(connection);
-                    tokio::select! {
-                        ended = connection.as_mut() => ended,
-                        () = draining.cancelled() => {
-                            connection.as_mut().graceful_shutdown();
-                            connection.await
-                        }
-                    }
+                    let connection =
+                        http1.timer(waits.clone()).serve_connection(Replies::new(stream), service);
+                    drive(connection, http1::Connection::graceful_shutdown, &waits, &draining).await
                 }
                 Ok(Ok(Version::Http2)) => {
                     let connection = http2.serve_connection(stream, service);
-                    tokio::pin!(connection);
-                    tokio::select! {
-                        ended = connection.as_mut() => ended,
-                        () = draining.cancelled() => {
-                            connection.as_mut().graceful_shutdown();
-                            connection.await
-                        }
-                    }
+                    drive(connection, http2::Connection::graceful_shutdown, &waits, &draining).await
                 }
                 Ok(Err(_)) | Err(_) => return,
             };
@@ -196,10 +189,11 @@ async fn version_of(stream: &TcpStream) -> std::io::Result<Version> {
 
 fn http1(config: &HttpConfig) -> http1::Builder {
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(config.header_timeout)
-        .max_buf_size(config.header_bytes_max)
-        .max_headers(config.headers_max);
+    http.header_read_timeout(config.header_timeout).max_buf_size(config.header_bytes_max);
+    // With another bound than its own, `hyper` takes memory for them from the heap at each request.
+    if config.headers_max != HYPER_HEADERS_MAX {
+        http.max_headers(config.headers_max);
+    }
     http
 }
 

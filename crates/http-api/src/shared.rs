@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 
 use crate::HttpConfig;
 use crate::lanes::Lanes;
+use crate::paths::Paths;
 
 pub(crate) struct Shared {
     pub(crate) management: Management,
@@ -18,6 +19,8 @@ pub(crate) struct Shared {
     pub(crate) openapi: Bytes,
     /// What tells it from that of another version.
     pub(crate) openapi_tag: HeaderValue,
+    /// What it says of each path.
+    pub(crate) paths: Paths,
     /// Where plugins' code runs, if the control plane has a runtime of its own.
     pub(crate) lanes: Option<Lanes>,
     /// Places for clients that follow events.

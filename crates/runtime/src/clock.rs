@@ -10,6 +10,8 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+mod precise;
+
 /// A boxed wait, so that [`Clock`] stays object-safe.
 pub type Sleep<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
@@ -61,7 +63,10 @@ impl Clock for SystemClock {
     fn sleep_until(&self, at: Timestamp) -> Sleep<'_> {
         Box::pin(async move {
             while let Some(left) = time_left(self.now(), at) {
-                tokio::time::sleep(left.min(RECHECK)).await;
+                match left.checked_sub(precise::STRETCH_MAX) {
+                    Some(long) if !long.is_zero() => tokio::time::sleep(long.min(RECHECK)).await,
+                    _ => precise::sleep(left).await,
+                }
             }
         })
     }

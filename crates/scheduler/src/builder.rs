@@ -1,5 +1,6 @@
 //! How a scheduler is made: its bounds, its parts, and what can be wrong with them.
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex};
@@ -17,17 +18,32 @@ use crate::executor::{ExecutorRegistry, RegisterError};
 use crate::executors;
 use crate::persist::{Keeper, Owned, coordinate, keep};
 use crate::publish::Teller;
+use crate::schedule::days::Calendars;
 use crate::schedule::{NEVER, floor_micros};
 use crate::scheduler::{Inner, Scheduler};
 use crate::store::{StoreError, TaskStore};
 
-/// The bounds of a scheduler.
+/// Which of the stores that come with the scheduler a host opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "plugin", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum StoreKind {
+    /// A folder of the host's: what is acknowledged has been synced to disk.
+    #[default]
+    File,
+    /// None: tasks end with their process.
+    Memory,
+}
+
+/// The settings of a scheduler.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "plugin", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct SchedulerConfig {
     /// Whether due tasks are run as soon as the scheduler is there.
     pub auto_start: bool,
+    /// What a host keeps tasks in. The builder has no folder, and goes by [`SchedulerBuilder::store`] alone.
+    pub store: StoreKind,
     /// How many runs may be under way at once; further ones wait, the higher priority first.
     #[cfg_attr(feature = "plugin", schemars(range(min = 1, max = 1_073_741_824)))]
     pub max_concurrent_tasks: usize,
@@ -47,6 +63,9 @@ pub struct SchedulerConfig {
     /// How many runs of one task may wait for each other under `overlap: queue_all`.
     #[cfg_attr(feature = "plugin", schemars(range(min = 1, max = 1_073_741_824)))]
     pub max_queued_runs: usize,
+    /// Days that schedules may leave out by the name of their calendar: weekdays (`SAT`), dates
+    /// (`2026-12-25`), days of each year (`12-25`), or two of these with `..` between.
+    pub calendars: BTreeMap<String, Vec<String>>,
     /// How long one attempt may take where the task does not say.
     #[serde(with = "runtime::duration_text")]
     #[cfg_attr(feature = "plugin", schemars(with = "String"))]
@@ -57,12 +76,14 @@ impl Default for SchedulerConfig {
     fn default() -> Self {
         Self {
             auto_start: true,
+            store: StoreKind::File,
             max_concurrent_tasks: 10_000,
             max_tasks: 5_000_000,
             max_records: 100_000,
             max_records_per_task: 1000,
             record_retention: Duration::from_secs(30 * 24 * 3600),
             max_queued_runs: 1000,
+            calendars: BTreeMap::new(),
             default_timeout: Duration::from_secs(24 * 3600),
         }
     }
@@ -96,7 +117,11 @@ impl SchedulerConfig {
                 return Err(BuildError::Invalid { field: field.to_owned(), detail });
             }
         }
-        Ok(())
+        self.calendars().map(drop)
+    }
+
+    fn calendars(&self) -> Result<Calendars, BuildError> {
+        Calendars::new(&self.calendars).map_err(|(field, detail)| BuildError::Invalid { field, detail })
     }
 }
 
@@ -210,13 +235,14 @@ impl SchedulerBuilder {
     pub async fn build(self) -> Result<Scheduler, BuildError> {
         let config = self.config;
         config.check()?;
+        let calendars = config.calendars()?;
         let built_in = executors::register(&self.executors, self.bus.as_ref())?;
         let teller = self.bus.map(|bus| Teller::new(bus, &self.node)).transpose()?;
         let now = floor_micros(self.clock.now());
         let ids =
             RunIds { begun_ms: now.unsigned_abs() / 1000, salt: RandomState::new().hash_one(now) as u32 };
         let auto_start = config.auto_start && !self.start_later;
-        let mut core = Core::new(config, self.executors.clone(), ids, now);
+        let mut core = Core::new(config, self.executors.clone(), calendars.clone(), ids, now);
         core.tells = teller.is_some();
         // Epochs must be greater than those of the process before, which the time is as a rule.
         let alone = self.coordinator.is_none().then(|| MemoryCoordinator::new(SHARDS, now.unsigned_abs()));
@@ -237,6 +263,7 @@ impl SchedulerBuilder {
             core: Mutex::new(core),
             clock: self.clock,
             executors: self.executors,
+            calendars,
             node: self.node,
             teller,
             wake: Notify::new(),

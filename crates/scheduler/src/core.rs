@@ -15,6 +15,7 @@ use crate::id::RunId;
 use crate::notice::{Notice, NoticeKind};
 use crate::persist::Owned;
 use crate::rare::Rare;
+use crate::schedule::days::Calendars;
 use crate::schedule::{Micros, NEVER};
 use crate::stats::Stats;
 use crate::timer::{Entry, Kind, Timer};
@@ -25,11 +26,9 @@ mod backfill;
 mod control;
 mod depend;
 mod dry_run;
-mod facets;
 mod failures;
 mod finish;
 mod fire;
-mod graph;
 mod index;
 mod passed;
 mod query;
@@ -41,8 +40,9 @@ pub(crate) use backfill::{BackfillGround, BackfillPlan};
 pub(crate) use control::{Action, Insert};
 pub(crate) use finish::{Ended, Output};
 pub(crate) use fire::Launch;
-pub(crate) use query::{Filter, RunSearch, Search, TaskSnapshot};
-pub(crate) use stored::{Pending, Then};
+pub use query::TaskSnapshot;
+pub(crate) use query::{Filter, RunSearch, Search};
+pub(crate) use stored::{Batch, Pending, Then};
 
 use index::Index;
 use table::Table;
@@ -147,6 +147,8 @@ pub(crate) struct Ready {
     pub(crate) record: u64,
     pub(crate) scheduled: Micros,
     pub(crate) due: Micros,
+    /// How many attempts there were before, in a process that has ended.
+    pub(crate) attempts: u16,
     pub(crate) cause: Cause,
 }
 
@@ -227,6 +229,7 @@ pub(crate) struct Core {
     /// Which incarnation of its plugin has registered a task.
     pub(crate) registrations: HashMap<u32, u64>,
     executors: ExecutorRegistry,
+    calendars: Calendars,
     present: Vec<Option<Arc<Registration>>>,
     generation: u64,
     /// Executors as they were before: what nobody holds any more is dropped without the lock, since that is
@@ -247,8 +250,8 @@ pub(crate) struct Core {
     pub(crate) owned: Option<Owned>,
     /// What waits to be written.
     pub(crate) pending: VecDeque<Pending>,
-    /// What is to be written once more.
-    pub(crate) unwritten: Vec<crate::store::Commit>,
+    /// How many changes the store has been given and has not taken.
+    pub(crate) unwritten: usize,
     pub(crate) running: bool,
 }
 
@@ -274,6 +277,7 @@ impl Core {
     pub(crate) fn new(
         config: SchedulerConfig,
         executors: ExecutorRegistry,
+        calendars: Calendars,
         ids: RunIds,
         now: Micros,
     ) -> Self {
@@ -295,6 +299,7 @@ impl Core {
             dependents: HashMap::new(),
             registrations: HashMap::new(),
             executors,
+            calendars,
             present: Vec::new(),
             generation: u64::MAX,
             gone: Vec::new(),
@@ -308,7 +313,7 @@ impl Core {
             ids,
             owned: None,
             pending: VecDeque::new(),
-            unwritten: Vec::new(),
+            unwritten: 0,
             running: false,
             config,
         }

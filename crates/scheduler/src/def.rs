@@ -11,6 +11,7 @@ use crate::executor::{ExecutorKey, ExecutorRegistry};
 use crate::id::is_task_id;
 use crate::planner::RUN_ALL_LIMIT_MAX;
 use crate::schedule::admit::{Admitted, SPAN_MIN, admit};
+use crate::schedule::days::Calendars;
 use crate::schedule::{Bounds, Micros, NEVER, Schedule, timestamp};
 use crate::spec::{
     After, DEFAULT_EXECUTOR, FailureBackoff, Group, Misfire, Overlap, Retry, ScheduleSpec, TaskSpec,
@@ -96,6 +97,7 @@ impl Def {
         spec: &TaskSpec,
         owner: Option<&str>,
         executors: &ExecutorRegistry,
+        calendars: &Calendars,
         now: Micros,
     ) -> Result<Self, TaskError> {
         if !is_task_id(&spec.id) {
@@ -106,7 +108,7 @@ impl Def {
         check_len("name", &spec.name, NAME_CHARS_MAX)?;
         check_len("description", &spec.description, DESCRIPTION_CHARS_MAX)?;
         let timing = match &spec.schedule {
-            Some(schedule) => admit(schedule, now)?,
+            Some(schedule) => admit(schedule, calendars, now)?,
             None if spec.after.is_empty() => {
                 return Err(TaskError::invalid("schedule", "is required, unless `after` names a task"));
             }

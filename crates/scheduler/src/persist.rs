@@ -1,9 +1,11 @@
 //! The store and the cluster beside the loop: what is written, and which shards this node holds.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use runtime::CancellationToken;
@@ -11,11 +13,11 @@ use tokio::sync::{Notify, oneshot};
 use tracing::{debug, warn};
 
 use crate::coordinator::{Assignment, Coordinator, Grant, Membership};
-use crate::core::{Core, Pending};
+use crate::core::{Batch, Core, Pending, Then};
 use crate::error::TaskError;
 use crate::schedule::floor_micros;
 use crate::scheduler::Inner;
-use crate::store::{Change, Commit, StoreError, TaskStore, shard_of};
+use crate::store::{Change, Commit, Loaded, StoreError, TaskStore};
 use crate::view::{ClusterStatus, StoreStatus};
 
 /// Which shards this node holds.
@@ -25,12 +27,12 @@ pub(crate) struct Owned {
     pub(crate) epochs: HashMap<u32, u64>,
 }
 
-/// How many changes are written at once.
-const BATCH: usize = 1024;
 /// How many tasks are read at once.
-const PAGE: usize = 1000;
-/// The first and the longest wait before a store or a cluster that failed is tried again.
-const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+const PAGE: usize = 4096;
+/// The first and the longest wait before a store that failed is tried again. Callers wait for it too.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// The same for a cluster.
+const REJOIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
 /// A store, and what is known about it.
 pub(crate) struct Keeper {
@@ -102,7 +104,7 @@ impl Inner {
             let then = Box::new(move |core: &mut Core, answer: Result<(), StoreError>| {
                 let _ = sender.send(then(core, answer));
             });
-            core.pending.push_back(Pending::Change { change, then: Some(then) });
+            core.pending.push_back(Pending::Change { change: Box::new(change), then });
         }
         keeper.wake.notify_one();
         receiver.await.map_err(|_| TaskError::Stopped)?
@@ -112,76 +114,70 @@ impl Inner {
     pub(crate) async fn flush(&self, keeper: &Keeper) {
         let _turn = keeper.writing.lock().await;
         let mut wait = RETRY.0;
+        // What nobody waits for and the store has not taken: it is written when the store is back.
+        let mut unwritten: Vec<Commit> = Vec::new();
         loop {
-            let batch: Vec<Pending> = {
-                let mut core = self.core();
-                let count = core.pending.len().min(BATCH);
-                core.pending.drain(..count).collect()
-            };
-            if batch.is_empty() {
+            let Batch { commits: new, thens: new_thens } = self.core().take_batch(self.node());
+            let mut thens: Vec<Option<Then>> =
+                std::iter::repeat_with(|| None).take(unwritten.len()).collect();
+            thens.extend(new_thens);
+            unwritten.extend(new);
+            if unwritten.is_empty() {
                 break;
             }
-            let (commits, thens): (Vec<Commit>, Vec<_>) =
-                batch.into_iter().map(|pending| self.commit_of(pending)).unzip();
-            let answers = loop {
-                let answers = keeper.store.commit(&commits).await;
-                let failure = answers.iter().find_map(|answer| match answer {
-                    Err(error @ StoreError::Engine(_)) => Some(error.clone()),
-                    _ => None,
-                });
-                keeper.note(failure.as_ref());
-                // A caller is told of a failure; a run that has ended is written when the store is back. A
-                // run that the store did take the first time is refused as a duplicate the second time.
-                if failure.is_none() || thens.iter().any(Option::is_some) {
-                    break answers;
-                }
-                warn!(error = ?failure, "store failed, trying again");
+            let commits: Arc<[Commit]> = std::mem::take(&mut unwritten).into();
+            let answers = keeper.store.commit(Arc::clone(&commits)).await;
+            let failure = answers.iter().find_map(|answer| match answer {
+                Err(error @ StoreError::Engine(_)) => Some(error),
+                _ => None,
+            });
+            keeper.note(failure);
+            let has_failed = failure.is_some();
+            if let Some(error) = failure {
+                warn!(%error, changes = commits.len(), "the store does not take changes");
+            }
+            unwritten = self.settle(&commits, thens, answers);
+            if has_failed {
                 self.clock.sleep(wait).await;
                 wait = (wait * 2).min(RETRY.1);
-            };
-            wait = RETRY.0;
-            let now = floor_micros(self.clock.now());
-            let mut core = self.core();
-            for ((answer, then), commit) in answers.into_iter().zip(thens).zip(commits) {
-                match &answer {
-                    Err(StoreError::Fenced { shard, .. }) => core.drop_shard(*shard, now),
-                    Err(error @ StoreError::Engine(_)) if then.is_none() => {
-                        // It shared its batch with a caller's change: it goes to the front of the line again.
-                        debug!(%error, "to be written again");
-                        core.unwritten.push(commit);
-                    }
-                    Err(error) if then.is_none() => debug!(%error, "change not stored"),
-                    _ => {}
-                }
-                if let Some(then) = then {
-                    then(&mut core, answer);
-                }
+            } else {
+                wait = RETRY.0;
             }
-            let again = std::mem::take(&mut core.unwritten);
-            for Commit { change, .. } in again.into_iter().rev() {
-                core.pending.push_front(Pending::Change { change, then: None });
-            }
-            let wanted = core.wanted_at(now);
-            drop(core);
-            self.nudge(wanted);
         }
         keeper.written.notify_waiters();
     }
 
-    fn commit_of(&self, pending: Pending) -> (Commit, Option<crate::core::Then>) {
-        let (change, then) = match pending {
-            Pending::Change { change, then } => (change, then),
-            Pending::Run { run, state } => {
-                (Change::Run { run: Box::new(run.view(self.node())), state }, None)
+    /// Does what follows from the store's answers, and tells what it has to be asked again.
+    fn settle(
+        &self,
+        commits: &[Commit],
+        thens: Vec<Option<Then>>,
+        answers: Vec<Result<(), StoreError>>,
+    ) -> Vec<Commit> {
+        let now = floor_micros(self.clock.now());
+        let mut unwritten = Vec::new();
+        let mut core = self.core();
+        for ((answer, then), commit) in answers.into_iter().zip(thens).zip(commits) {
+            match (answer, then) {
+                (answer, Some(then)) => {
+                    let has_failed = matches!(answer, Err(StoreError::Engine(_)));
+                    then(&mut core, answer);
+                    if has_failed {
+                        // It had the task's state with it, which nothing else of the batch has.
+                        core.note_changed(commit.change.task());
+                    }
+                }
+                (Err(StoreError::Fenced { shard, .. }), None) => core.drop_shard(shard, now),
+                (Err(StoreError::Engine(_)), None) => unwritten.push(commit.clone()),
+                (Err(error), None) => debug!(%error, "change not stored"),
+                (Ok(()), None) => {}
             }
-        };
-        let core = self.core();
-        let (shard, epoch) = core.owned.as_ref().map_or((0, 0), |owned| {
-            let shard = shard_of(id_of(&change), owned.shards);
-            // A shard that has been lost meanwhile has no epoch, and zero is refused by the store.
-            (shard, owned.epochs.get(&shard).copied().unwrap_or(0))
-        });
-        (Commit { shard, epoch, change }, then)
+        }
+        core.unwritten = unwritten.len();
+        let wanted = core.wanted_at(now);
+        drop(core);
+        self.nudge(wanted);
+        unwritten
     }
 
     /// Takes over the shards that are new in the assignment, and lets go of those that are gone.
@@ -195,26 +191,10 @@ impl Inner {
             let now = floor_micros(self.clock.now());
             self.core().drop_shard(*shard, now);
         }
-        for grant in grants.iter().filter(|grant| held.get(&grant.shard) != Some(&grant.epoch)) {
-            keeper.store.claim(grant.shard, grant.epoch).await?;
-            let mut after: Option<String> = None;
-            loop {
-                let page = keeper.store.load(grant.shard, after.as_deref(), PAGE).await?;
-                let Some(last) = page.last() else { break };
-                after = Some(last.spec.id.clone());
-                let now = floor_micros(self.clock.now());
-                let mut core = self.core();
-                for stored in page {
-                    let id = stored.spec.id.clone();
-                    if let Err(error) = core.restore(stored, now) {
-                        warn!(task = id, %error, "stored task left alone");
-                    }
-                }
-            }
-            let mut core = self.core();
-            if let Some(owned) = &mut core.owned {
-                owned.epochs.insert(grant.shard, grant.epoch);
-            }
+        let new: Vec<Grant> =
+            grants.into_iter().filter(|grant| held.get(&grant.shard) != Some(&grant.epoch)).collect();
+        if !new.is_empty() {
+            self.take_over(keeper, &new).await?;
         }
         let now = floor_micros(self.clock.now());
         let mut core = self.core();
@@ -224,15 +204,48 @@ impl Inner {
         self.nudge(wanted);
         Ok(())
     }
-}
 
-fn id_of(change: &Change) -> &str {
-    match change {
-        Change::Insert(task) | Change::Replace(task) => &task.spec.id,
-        Change::State { id, .. } | Change::Remove { id, .. } => id,
-        Change::Run { run, .. } => &run.task,
+    /// Takes in what the store has of these shards.
+    async fn take_over(&self, keeper: &Keeper, grants: &[Grant]) -> Result<(), StoreError> {
+        keeper.store.claim(grants).await?;
+        let shards: Vec<u32> = grants.iter().map(|grant| grant.shard).collect();
+        let mut loading = keeper.store.load(&shards, None, PAGE);
+        loop {
+            let Loaded { tasks, next } = loading.await?;
+            // The next page is read while this one is taken in.
+            let next = next.map(|cursor| {
+                let (store, shards) = (Arc::clone(&keeper.store), shards.clone());
+                Box::pin(async move { store.load(&shards, Some(&cursor), PAGE).await })
+            });
+            let next = match next {
+                Some(mut next) => match futures_util::poll!(&mut next) {
+                    Poll::Ready(page) => Some(Box::pin(std::future::ready(page)) as LoadFuture<'_>),
+                    Poll::Pending => Some(next as LoadFuture<'_>),
+                },
+                None => None,
+            };
+            let now = floor_micros(self.clock.now());
+            let mut core = self.core();
+            for stored in tasks {
+                let id = stored.spec.id.clone();
+                if let Err(error) = core.restore(stored, now) {
+                    warn!(task = id, %error, "stored task left alone");
+                }
+            }
+            drop(core);
+            match next {
+                Some(next) => loading = next,
+                None => break,
+            }
+        }
+        if let Some(owned) = &mut self.core().owned {
+            owned.epochs.extend(grants.iter().map(|grant| (grant.shard, grant.epoch)));
+        }
+        Ok(())
     }
 }
+
+type LoadFuture<'a> = Pin<Box<dyn Future<Output = Result<Loaded, StoreError>> + Send + 'a>>;
 
 /// Writes whenever something waits.
 pub(crate) async fn keep(inner: Arc<Inner>, token: CancellationToken) {
@@ -248,7 +261,7 @@ pub(crate) async fn keep(inner: Arc<Inner>, token: CancellationToken) {
 /// Follows the cluster's assignments, and joins again if the membership is lost.
 pub(crate) async fn coordinate(inner: Arc<Inner>, mut member: Box<dyn Membership>, token: CancellationToken) {
     let Some(keeper) = &inner.keeper else { return };
-    let mut wait = RETRY.0;
+    let mut wait = REJOIN.0;
     loop {
         let assignment = tokio::select! {
             () = token.cancelled() => {
@@ -260,7 +273,7 @@ pub(crate) async fn coordinate(inner: Arc<Inner>, mut member: Box<dyn Membership
         let failure = match assignment {
             Ok(assignment) => match inner.follow(keeper, assignment).await {
                 Ok(()) => {
-                    wait = RETRY.0;
+                    wait = REJOIN.0;
                     continue;
                 }
                 Err(error) => error.to_string(),
@@ -278,7 +291,7 @@ pub(crate) async fn coordinate(inner: Arc<Inner>, mut member: Box<dyn Membership
                 () = token.cancelled() => return,
                 () = inner.clock.sleep(wait) => {}
             }
-            wait = (wait * 2).min(RETRY.1);
+            wait = (wait * 2).min(REJOIN.1);
             match keeper.coordinator.join(inner.node()).await {
                 Ok(member) => break member,
                 Err(error) => debug!(%error, "join failed"),

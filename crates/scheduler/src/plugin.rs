@@ -121,10 +121,15 @@ impl Plugin for SchedulerPlugin {
     }
 
     async fn health(&self) -> Health {
-        if self.scheduler.is_running() || !self.scheduler.config().auto_start {
+        if !self.scheduler.is_running() && self.scheduler.config().auto_start {
+            return Health::unhealthy("the timer loop does not run");
+        }
+        let store = self.scheduler.status().store;
+        if store.healthy {
             Health::healthy()
         } else {
-            Health::unhealthy("the timer loop does not run")
+            // A restart would not mend the disk, and planned runs go on meanwhile.
+            Health::not_ready(format!("the task store fails: {}", store.last_error.unwrap_or_default()))
         }
     }
 }

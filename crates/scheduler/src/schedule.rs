@@ -13,9 +13,11 @@ use crate::spec::{IntervalMode, ScheduleKind, ScheduleSpec};
 
 pub(crate) mod admit;
 pub(crate) mod cron;
+pub(crate) mod days;
 pub(crate) mod describe;
 
 use cron::CronPlan;
+use days::Excluded;
 
 /// Microseconds since 1970-01-01T00:00:00Z.
 pub(crate) type Micros = i64;
@@ -60,6 +62,47 @@ pub(crate) enum Schedule {
     OnceAt(Micros),
     /// A span after the anchor.
     OnceAfter(Micros),
+    /// Another one, without the times that lie on certain days.
+    Except(Box<Except>),
+}
+
+/// A schedule that leaves days out.
+#[derive(Debug, Clone)]
+pub(crate) struct Except {
+    pub(crate) schedule: Schedule,
+    pub(crate) days: Excluded,
+}
+
+/// How many stretches of days are passed over in search of a time that is not left out.
+const STRETCHES_MAX: usize = 1000;
+
+impl Except {
+    fn next_after(&self, bounds: &Bounds, mut after: Micros) -> Option<Micros> {
+        for _ in 0..STRETCHES_MAX {
+            let next = self.schedule.next_after(bounds, after)?;
+            if !self.days.covers(next) {
+                return Some(next);
+            }
+            let end = self.days.end_after(next)?;
+            if self.schedule.waits_for_end() {
+                // It has no times of its own: it goes on as soon as it may.
+                return (end <= bounds.end).then_some(end);
+            }
+            after = end - 1;
+        }
+        None
+    }
+
+    fn latest_until(&self, bounds: &Bounds, after: Micros, mut at: Micros) -> Option<Micros> {
+        for _ in 0..STRETCHES_MAX {
+            let latest = self.schedule.latest_until(bounds, after, at)?;
+            if !self.days.covers(latest) {
+                return Some(latest);
+            }
+            at = self.days.begin_before(latest)? - 1;
+        }
+        None
+    }
 }
 
 /// Between which times a schedule is in force, and where it counts from.
@@ -101,6 +144,7 @@ impl Schedule {
                 let at = bounds.anchor.saturating_add(*delay).max(bounds.start);
                 (at > after).then_some(at)
             }
+            Self::Except(except) => except.next_after(bounds, after),
         };
         next.filter(|next| *next <= bounds.end && *next < MICROS_LAST)
     }
@@ -115,7 +159,10 @@ impl Schedule {
             Self::Rate { every, delay, .. } => {
                 grid_until(first_of(bounds, *every, unpack_delay(*delay)), *every, at)
             }
-            Self::Dependent | Self::Delay { .. } | Self::OnceAt(_) | Self::OnceAfter(_) => {
+            Self::Except(except) if !except.schedule.waits_for_end() => {
+                except.latest_until(bounds, floor, at)
+            }
+            Self::Except(_) | Self::Dependent | Self::Delay { .. } | Self::OnceAt(_) | Self::OnceAfter(_) => {
                 self.next_after(bounds, after).filter(|next| *next <= at)
             }
         };
@@ -135,14 +182,24 @@ impl Schedule {
         if from > until { Some(0) } else { Some((until.abs_diff(from) / every.unsigned_abs()) + 1) }
     }
 
+    /// The schedule with the times on the days that it leaves out.
+    pub(crate) fn whole(&self) -> &Self {
+        if let Self::Except(except) = self { &except.schedule } else { self }
+    }
+
+    /// The days that it leaves out.
+    pub(crate) fn excluded(&self) -> Option<&Excluded> {
+        if let Self::Except(except) = self { Some(&except.days) } else { None }
+    }
+
     /// Whether the next time depends on when the present run ends.
-    pub(crate) const fn waits_for_end(&self) -> bool {
-        matches!(self, Self::Delay { .. })
+    pub(crate) fn waits_for_end(&self) -> bool {
+        matches!(self.whole(), Self::Delay { .. })
     }
 
     /// Whether no time is known before the one before has ended.
-    pub(crate) const fn has_no_times(&self) -> bool {
-        matches!(self, Self::Dependent | Self::Delay { .. })
+    pub(crate) fn has_no_times(&self) -> bool {
+        matches!(self.whole(), Self::Dependent | Self::Delay { .. })
     }
 
     /// Whether there is one time only.
@@ -162,6 +219,12 @@ impl Schedule {
         };
         Some(match self {
             Self::Dependent => return None,
+            Self::Except(except) => {
+                let mut spec = except.schedule.describe()?;
+                spec.exclude = except.days.entries().to_vec();
+                spec.timezone = spec.timezone.or_else(|| except.days.zone_name().map(str::to_owned));
+                spec
+            }
             Self::Cron(plan) => ScheduleSpec {
                 timezone: plan.zone_name().map(str::to_owned),
                 ..ScheduleSpec::cron(plan.text())

@@ -19,20 +19,18 @@ use crate::executor::{ExecutorGuard, ExecutorRegistry};
 use crate::history::SkipKind;
 use crate::persist::Keeper;
 use crate::publish::{BATCH, Teller};
+use crate::schedule::days::Calendars;
 use crate::schedule::{Micros, floor_micros, timestamp};
 use crate::spec::TaskSpec;
 use crate::store::{Change, StoreError};
 use crate::view::{ExecutorInfo, RunView, TaskStatus, TaskView};
 
 mod backfill;
-mod bulk;
 mod dry_run;
 mod owned;
 mod query;
-mod transfer;
 
 pub use dry_run::DryRun;
-pub use transfer::Import;
 
 /// What a stop could not finish.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -67,6 +65,7 @@ pub(crate) struct Inner {
     pub(crate) core: Mutex<Core>,
     pub(crate) clock: SharedClock,
     pub(crate) executors: ExecutorRegistry,
+    pub(crate) calendars: Calendars,
     pub(crate) node: String,
     pub(crate) teller: Option<Teller>,
     /// Wakes the driver: what it sleeps for has changed.
@@ -204,30 +203,19 @@ impl Scheduler {
     /// If a field is wrong, the id is taken, or there is no room. No task is left then.
     pub async fn create(&self, spec: TaskSpec) -> Result<TaskView, TaskError> {
         let inner = &self.inner;
-        let def = Arc::new(Def::admit(&spec, None, &inner.executors, inner.now())?);
-        let snapshot = self.create_def(def, false).await?;
-        self.view(snapshot, &spec.id)
-    }
-
-    /// Takes a checked task in, paused if it is to be.
-    async fn create_def(&self, def: Arc<Def>, is_paused: bool) -> Result<Option<TaskSnapshot>, TaskError> {
-        let inner = &self.inner;
         let now = inner.now();
+        let def = Arc::new(Def::admit(&spec, None, &inner.executors, &inner.calendars, now)?);
         let (snapshot, wanted) = match &inner.keeper {
             None => {
                 let mut core = inner.core();
-                let task = core.insert(def, if is_paused { Insert::Held } else { Insert::Ready }, now)?;
-                if is_paused {
-                    core.pause_held(task, now);
-                    core.release(task, now);
-                }
+                let task = core.insert(def, Insert::Ready, now)?;
                 (core.snapshot(task), core.wanted_at(now))
             }
-            Some(keeper) => self.create_kept(keeper, def, is_paused, now).await?,
+            Some(keeper) => self.create_kept(keeper, def, now).await?,
         };
         inner.nudge(wanted);
         inner.tell();
-        Ok(snapshot)
+        self.view(snapshot, &spec.id)
     }
 
     /// Takes a task in that does not run before the store has it.
@@ -235,7 +223,6 @@ impl Scheduler {
         &self,
         keeper: &Keeper,
         def: Arc<Def>,
-        is_paused: bool,
         now: Micros,
     ) -> Result<(Option<TaskSnapshot>, Micros), TaskError> {
         let id = def.id.to_string();
@@ -243,9 +230,6 @@ impl Scheduler {
         let chosen = Arc::clone(&place);
         let begin = move |core: &mut Core| {
             let task = core.insert(Arc::clone(&def), Insert::Held, now)?;
-            if is_paused {
-                core.pause_held(task, now);
-            }
             chosen.store(task, Ordering::SeqCst);
             let stored = core.stored(task).ok_or(TaskError::Stopped)?;
             Ok(Change::Insert(Box::new(stored)))
@@ -282,8 +266,11 @@ impl Scheduler {
         let mut ready = Vec::with_capacity(STRETCH);
         for specs in specs.chunks(STRETCH) {
             let now = inner.now();
-            ready
-                .extend(specs.iter().map(|spec| Def::admit(spec, None, &inner.executors, now).map(Arc::new)));
+            ready.extend(
+                specs.iter().map(|spec| {
+                    Def::admit(spec, None, &inner.executors, &inner.calendars, now).map(Arc::new)
+                }),
+            );
             let wanted = {
                 let mut core = inner.core();
                 results.extend(
@@ -311,20 +298,9 @@ impl Scheduler {
         spec: TaskSpec,
         if_version: Option<u64>,
     ) -> Result<TaskView, TaskError> {
-        let def = self.admit_replacement(id, spec, self.inner.now())?;
-        let snapshot = self.replace_def(id, def, if_version).await?;
-        self.view(snapshot, id)
-    }
-
-    /// Puts a checked definition in place of a task's.
-    async fn replace_def(
-        &self,
-        id: &str,
-        def: Arc<Def>,
-        if_version: Option<u64>,
-    ) -> Result<Option<TaskSnapshot>, TaskError> {
         let inner = &self.inner;
         let now = inner.now();
+        let def = self.admit_replacement(id, spec, now)?;
         let (snapshot, wanted) = self
             .kept(
                 id,
@@ -340,7 +316,7 @@ impl Scheduler {
             .await?;
         inner.nudge(wanted);
         inner.tell();
-        Ok(snapshot)
+        self.view(snapshot, id)
     }
 
     fn admit_replacement(&self, id: &str, mut spec: TaskSpec, now: Micros) -> Result<Arc<Def>, TaskError> {
@@ -350,7 +326,7 @@ impl Scheduler {
             return Err(TaskError::invalid("id", format!("is not that of the task, `{id}`")));
         }
         let owner = self.inner.core().owner_of(id)?;
-        Def::admit(&spec, owner.as_deref(), &self.inner.executors, now).map(Arc::new)
+        Def::admit(&spec, owner.as_deref(), &self.inner.executors, &self.inner.calendars, now).map(Arc::new)
     }
 
     /// One task.
@@ -359,11 +335,26 @@ impl Scheduler {
     ///
     /// If there is none.
     pub async fn get(&self, id: &str) -> Result<TaskView, TaskError> {
-        let snapshot = {
-            let core = self.inner.core();
-            core.find(id).and_then(|task| core.snapshot(task))
-        };
-        self.view(snapshot, id)
+        Ok(self.show(self.snapshot(id)?))
+    }
+
+    /// One task as it stands, for whoever may not need a view of it.
+    ///
+    /// # Errors
+    ///
+    /// If there is none.
+    pub fn snapshot(&self, id: &str) -> Result<TaskSnapshot, TaskError> {
+        let core = self.inner.core();
+        let found = core.find(id).and_then(|task| core.snapshot(task));
+        drop(core);
+        found.ok_or_else(|| not_found(id))
+    }
+
+    /// The view of a task of this scheduler.
+    #[must_use]
+    pub fn show(&self, snapshot: TaskSnapshot) -> TaskView {
+        let executor = self.inner.executors.name_of(snapshot.def.executor);
+        snapshot.view(&executor)
     }
 
     /// Takes a task out, and cancels its runs. Tells what it was.
@@ -465,12 +456,19 @@ impl Scheduler {
         let Some(keeper) = &inner.keeper else { return apply(&mut inner.core()) };
         let id = id.to_owned();
         let then = move |core: &mut Core, answer: Result<(), StoreError>| match answer {
-            Ok(()) => apply(core).inspect_err(|_| {
-                // It has changed in between; what it is now goes to the store again.
-                if let Some(task) = core.find(&id) {
-                    core.store_task(task, false);
+            Ok(()) => {
+                let applied = apply(core);
+                // It may have changed in between: what it is now goes to the store again.
+                match &applied {
+                    Ok(_) => core.note_changed(&id),
+                    Err(_) => {
+                        if let Some(task) = core.find(&id) {
+                            core.store_task(task, false);
+                        }
+                    }
                 }
-            }),
+                applied
+            }
             Err(error) => Err(refused(&id, error)),
         };
         inner.change(keeper, preview, then).await
@@ -552,14 +550,14 @@ impl Scheduler {
         &self.inner.executors
     }
 
-    /// The bounds in force.
+    /// The settings in force.
     #[must_use]
     pub fn config(&self) -> SchedulerConfig {
         self.inner.core().config.clone()
     }
 
     /// Puts other bounds in force. What is there beyond them stays, but for records, which go as new
-    /// ones come; `auto_start` matters at the next start.
+    /// ones come; `auto_start` and `store` matter at the next start.
     ///
     /// # Errors
     ///
@@ -579,10 +577,12 @@ impl Scheduler {
     }
 
     fn view(&self, snapshot: Option<TaskSnapshot>, id: &str) -> Result<TaskView, TaskError> {
-        let snapshot = snapshot.ok_or_else(|| TaskError::NotFound(id.chars().take(128).collect()))?;
-        let executor = self.inner.executors.name_of(snapshot.def.executor);
-        Ok(snapshot.view(&executor))
+        Ok(self.show(snapshot.ok_or_else(|| not_found(id))?))
     }
+}
+
+fn not_found(id: &str) -> TaskError {
+    TaskError::NotFound(id.chars().take(128).collect())
 }
 
 /// What a refusal of the store means for the caller.

@@ -151,7 +151,8 @@ pub struct ScheduleSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(example = "0 2 * * MON-FRI", max_length = 256))]
     pub cron: Option<String>,
-    /// `cron`: the IANA zone that the expression is read in; UTC where it is left out.
+    /// `cron`: the IANA zone that the expression is read in; UTC where it is left out. `interval`: that of the
+    /// days in `exclude`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(example = "Asia/Shanghai"))]
     pub timezone: Option<String>,
@@ -179,6 +180,12 @@ pub struct ScheduleSpec {
     /// No run is scheduled after this time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end_at: Option<Timestamp>,
+    /// `cron`, `interval`: days without a run, in the schedule's zone: weekdays (`SAT`), dates (`2026-12-25`),
+    /// days of each year (`12-25`), two of these with `..` between, and names of the host's calendars. Times
+    /// on them are left out. At most 64.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(max_items = 64, example = json!(["SAT", "SUN", "12-24..01-01", "holidays"])))]
+    pub exclude: Vec<String>,
     /// Each task's runs are later by a span between zero and this, always the same for the one task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, example = "10s"))]
@@ -214,6 +221,13 @@ impl ScheduleSpec {
     #[must_use]
     pub fn timezone(mut self, zone: impl Into<String>) -> Self {
         self.timezone = Some(zone.into());
+        self
+    }
+
+    /// Leaves out the times on these days: see [`ScheduleSpec::exclude`].
+    #[must_use]
+    pub fn except<S: Into<String>>(mut self, days: impl IntoIterator<Item = S>) -> Self {
+        self.exclude = days.into_iter().map(Into::into).collect();
         self
     }
 

@@ -4,18 +4,29 @@
 //! before it is acknowledged, and asked only when a shard is taken over. So a store is a journal with a way
 //! to read it back, and a scheduler without one is what "kept in memory" means.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use runtime::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use crate::coordinator::Grant;
+use crate::id::RunId;
 use crate::rare::RareState;
 use crate::spec::TaskSpec;
+use crate::upstream::UpstreamRun;
 use crate::view::{RunOrigin, RunView};
 
+mod codec;
 #[cfg(feature = "test-util")]
 pub mod contract;
+mod file;
+mod image;
 mod memory;
 
+pub use file::{FileStoreError, FileTaskStore};
+pub use image::Retention;
 pub use memory::MemoryTaskStore;
 
 /// Keeps tasks and the records of their runs.
@@ -31,28 +42,27 @@ pub trait TaskStore: Send + Sync + 'static {
     /// Whether what is acknowledged survives the process.
     fn is_durable(&self) -> bool;
 
-    /// Writes an owner's epoch for a shard. From then on lower epochs are refused.
+    /// Writes an owner's epochs for shards. From then on lower epochs are refused there.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Fenced`] if a higher epoch has been claimed.
-    async fn claim(&self, shard: u32, epoch: u64) -> Result<(), StoreError>;
+    /// [`StoreError::Fenced`] if a higher epoch has been claimed for one of them; none is written then.
+    async fn claim(&self, grants: &[Grant]) -> Result<(), StoreError>;
 
-    /// Up to `limit` tasks of a shard with ids greater than `after`, in the order of ids.
+    /// Up to `limit` tasks of these shards, each with its runs that have begun and not ended, in an order
+    /// of the store's own. `cursor` is where the page before ended. Whoever loads has claimed the shards, so
+    /// that nobody else changes them meanwhile.
     ///
     /// # Errors
     ///
     /// [`StoreError::Engine`].
-    async fn load(
-        &self,
-        shard: u32,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<StoredTask>, StoreError>;
+    async fn load(&self, shards: &[u32], cursor: Option<&str>, limit: usize) -> Result<Loaded, StoreError>;
 
     /// Makes changes, in their order, each by itself: one that is refused does not keep the others out.
     /// Returns when those that were taken are as safe as the engine makes them, with an answer for each.
-    async fn commit(&self, commits: &[Commit]) -> Vec<Result<(), StoreError>>;
+    /// Of what is answered with [`StoreError::Engine`] nothing has been taken, or the same change that comes
+    /// again is recognized.
+    async fn commit(&self, commits: Arc<[Commit]>) -> Vec<Result<(), StoreError>>;
 
     /// The latest records of a task's runs, newest first.
     ///
@@ -60,6 +70,30 @@ pub trait TaskStore: Send + Sync + 'static {
     ///
     /// [`StoreError::Engine`].
     async fn runs(&self, task: &str, limit: usize) -> Result<Vec<RunView>, StoreError>;
+
+    /// The latest records of all tasks of these shards, newest first.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Engine`].
+    async fn history(&self, shards: &[u32], limit: usize) -> Result<Vec<RunView>, StoreError>;
+
+    /// The latest dead runs of these shards, newest first: those that failed for good. They are kept longer
+    /// than other records.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Engine`].
+    async fn dead_runs(&self, shards: &[u32], limit: usize) -> Result<Vec<RunView>, StoreError>;
+}
+
+/// A page of what a store has.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Loaded {
+    /// The tasks.
+    pub tasks: Vec<StoredTask>,
+    /// What to ask for the next page with; none after the last.
+    pub next: Option<String>,
 }
 
 /// A change, and who makes it.
@@ -79,7 +113,7 @@ pub struct Commit {
 pub enum Change {
     /// A new task; refused if its id is taken.
     Insert(Box<StoredTask>),
-    /// Another definition and state of a task; refused if the incarnation is another.
+    /// Another definition and state of a task; refused if the incarnation is another. Its open runs stay.
     Replace(Box<StoredTask>),
     /// Another state of a task; refused if the incarnation is another.
     State {
@@ -97,13 +131,57 @@ pub enum Change {
         /// Which task of this id.
         incarnation: u64,
     },
-    /// A run that has ended, with the state of its task after it. Refused if a run with this key is there.
+    /// A run that has begun and not ended, or what has become of it since.
+    Open {
+        /// The task.
+        id: String,
+        /// Which task of this id.
+        incarnation: u64,
+        /// The run.
+        run: Box<OpenRun>,
+    },
+    /// A run that has ended, with the state of its task after it where that is not said elsewhere. Refused
+    /// as [`StoreError::Duplicate`] if a run with this key has ended before: that is, unless it is open, or
+    /// lies after all runs of its task and origin that have ended.
     Run {
         /// The record.
         run: Box<RunView>,
         /// The task's state.
-        state: TaskState,
+        state: Option<Box<TaskState>>,
     },
+}
+
+impl Change {
+    /// The task that it is about.
+    #[must_use]
+    pub fn task(&self) -> &str {
+        match self {
+            Self::Insert(task) | Self::Replace(task) => &task.spec.id,
+            Self::State { id, .. } | Self::Remove { id, .. } | Self::Open { id, .. } => id,
+            Self::Run { run, .. } => &run.task,
+        }
+    }
+}
+
+/// A run that has begun: planned, and not ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OpenRun {
+    /// The run's id.
+    pub id: RunId,
+    /// The time that it is due at.
+    pub scheduled_for: Timestamp,
+    /// What made it happen.
+    pub origin: RunOrigin,
+    /// How many attempts have begun.
+    pub attempt: u32,
+    /// When the next attempt is, where one has failed.
+    pub retry_at: Option<Timestamp>,
+    /// What it gets in place of the task's payload.
+    pub payload: Option<Value>,
+    /// The runs of other tasks that let it go.
+    pub upstream: Vec<UpstreamRun>,
+    /// The first run of the chain that it belongs to, where others let it go.
+    pub chain: Option<RunId>,
 }
 
 /// A task as it is kept.
@@ -123,6 +201,8 @@ pub struct StoredTask {
     pub updated_at: Timestamp,
     /// What has become of it.
     pub state: TaskState,
+    /// Its runs that have begun and not ended, in the order in which they began.
+    pub open: Vec<OpenRun>,
 }
 
 /// What has become of a task.
@@ -149,6 +229,8 @@ pub struct TaskState {
     pub last_failed: bool,
     /// Why.
     pub last_error: Option<String>,
+    /// When it is due next, as far as that is known.
+    pub next: Option<Timestamp>,
     /// What few tasks have.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rare: Option<Box<RareState>>,

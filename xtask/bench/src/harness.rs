@@ -8,7 +8,7 @@ mod stats;
 
 pub(crate) use process::{cpu_seconds, resident_bytes, this_program};
 pub(crate) use report::{json, summary, text};
-pub(crate) use row::{Goal, Plan, Row, Sample, Unit};
+pub(crate) use row::{Goal, Plan, Row, Sample, Unit, count};
 pub(crate) use run::{Contender, measure, probe};
 pub(crate) use stats::growth;
 

@@ -107,9 +107,7 @@ fn run(options: &Options) -> anyhow::Result<()> {
         return harness::probe(rows, id, *contender, &options.plan);
     }
     if let Some((kind, argument)) = &options.serve {
-        // As many as a runtime takes by default.
-        let workers = std::thread::available_parallelism()?.get();
-        return harness::block_on(workers, http::serve(kind, argument));
+        return harness::block_on(http::workers(kind)?, http::serve(kind, argument));
     }
     let chosen = suites::named(&options.suites)?;
     let selected =

@@ -82,6 +82,33 @@ mod tests {
     }
 
     #[test]
+    fn a_quick_row_that_is_smaller_says_so() {
+        let smaller = [
+            "bus.fanout.1",
+            "bus.fanout.10",
+            "bus.fanout.100",
+            "bus.nobody",
+            "bus.latency.p99",
+            "bus.growth",
+            "scheduler.add.1m",
+            "scheduler.bytes.1m",
+            "scheduler.burst.1m.max",
+            "scheduler.steady.p99",
+            "scheduler.growth",
+            "http.get_task",
+            "http.plugin_route",
+        ];
+        let said = |quick, id| {
+            let plan = Plan::new(quick, None);
+            let row = all().into_iter().flat_map(|suite| suite.rows(&plan)).find(|row| row.id() == id);
+            row.unwrap_or_else(|| panic!("no row `{id}`")).what().to_owned()
+        };
+        for id in smaller {
+            assert_ne!(said(false, id), said(true, id), "`{id}`");
+        }
+    }
+
+    #[test]
     fn a_ratio_goal_has_a_reference_to_stand_beside() {
         let plan = Plan::new(true, None);
         for row in all().iter().flat_map(|suite| suite.rows(&plan)) {

@@ -5,6 +5,7 @@
 mod bad_input;
 mod contract;
 mod docs;
+mod durable;
 mod events;
 mod folder;
 mod host;

@@ -231,9 +231,32 @@ impl Server {
         rustix::process::kill_process(id, signal).unwrap();
     }
 
+    /// Kills the server in the middle of whatever it does, and gives its folder back.
+    pub(crate) async fn kill(mut self) -> Folder {
+        self.child.kill().await.unwrap();
+        self.folder
+    }
+
+    /// The server on a free port, in a folder in which one has been.
+    pub(crate) async fn again(folder: Folder) -> Self {
+        let command = command(&folder, server_program());
+        Self::spawn(folder, command).await
+    }
+
+    /// The process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
+    /// Waits for the server's end, and gives its folder and its exit code.
+    pub(crate) async fn ended_in(mut self) -> (Folder, Option<i32>) {
+        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("the server ends");
+        (self.folder, ended.unwrap().code())
+    }
+
     /// Waits for the server's end and gives its exit code.
-    pub(crate) async fn ended(mut self) -> Option<i32> {
-        tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("the server ends").unwrap().code()
+    pub(crate) async fn ended(self) -> Option<i32> {
+        self.ended_in().await.1
     }
 }
 

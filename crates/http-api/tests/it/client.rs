@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::document::DOCUMENT;
 
 /// An answer, whole.
+#[derive(Debug)]
 pub(crate) struct Answered {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,

@@ -183,3 +183,29 @@ async fn subscriptions_are_listed_with_their_counts() {
     assert_eq!(rest["data"]["subscriptions"].as_array().unwrap().len() as u64, total - 1);
     assert_eq!(get(&host.api, "/events/subscriptions?cursor=x").await.status, 422);
 }
+
+/// Whoever lags shows how far, and for how long: as a text, like every duration.
+#[tokio::test]
+async fn a_subscription_that_lags_says_for_how_long() {
+    let host = host().await;
+    let options = event_bus::SubscribeOptions::default().name("slow");
+    let handler = |_: event_bus::Event| std::future::pending::<Result<(), event_bus::HandlerError>>();
+    let _kept = host.bus.subscribe("custom.*", options, handler).unwrap();
+    for _ in 0..3 {
+        host.bus.emit(&event_bus::Topic::new("custom.a").unwrap(), 1).unwrap();
+    }
+    let lagging = async {
+        loop {
+            let list = get(&host.api, "/events/subscriptions").await.json();
+            let all = list["data"]["subscriptions"].as_array().unwrap();
+            let slow = all.iter().find(|s| s["name"] == "slow").unwrap().clone();
+            if slow["oldest_age"].is_string() && slow["depth"] != 0 {
+                return slow;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    };
+    let slow = tokio::time::timeout(std::time::Duration::from_secs(30), lagging).await.expect("in time");
+    runtime::parse_duration(slow["oldest_age"].as_str().unwrap()).unwrap();
+    assert_eq!((&slow["accepted"], &slow["dropped"]), (&json!(3), &json!(0)), "{slow}");
+}

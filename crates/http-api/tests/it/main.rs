@@ -11,4 +11,5 @@ mod plugin_routes;
 mod plugins;
 mod serving;
 mod streaming;
+mod strictness;
 mod tasks;

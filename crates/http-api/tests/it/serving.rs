@@ -112,6 +112,45 @@ async fn headers_over_the_limit_are_refused() {
     assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
 }
 
+/// What cannot be read as HTTP is answered by `hyper`, which knows no envelope.
+#[tokio::test]
+async fn what_never_becomes_a_request_is_refused_in_the_envelope() {
+    let config = HttpConfig { header_bytes_max: 256 * 1024, headers_max: 100, ..HttpConfig::default() };
+    let running = serve(config).await;
+    let many: String = (0..200).map(|n| format!("x-{n}: 1\r\n")).collect();
+    for (request, status, kind) in [
+        ("nonsense\r\n\r\n".to_owned(), 400, "malformed"),
+        ("GET /health/live HTTP/1.1\r\nno colon\r\n\r\n".to_owned(), 400, "malformed"),
+        ("GET /health/live HTTP/3.7\r\n\r\n".to_owned(), 400, "malformed"),
+        (format!("GET /health/live HTTP/1.1\r\n{many}\r\n"), 431, "too_large"),
+        (format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(70_000)), 414, "too_large"),
+    ] {
+        for before in ["", "GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n"] {
+            let mut stream = TcpStream::connect(running.address).await.unwrap();
+            stream.write_all(before.as_bytes()).await.unwrap();
+            if !before.is_empty() {
+                let mut text = [0; 4096];
+                assert!(stream.read(&mut text).await.unwrap() > 0);
+            }
+            let _ = stream.write_all(request.as_bytes()).await;
+            let answer = read_all(&mut stream).await;
+            let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+            let shown = &request[..request.len().min(60)];
+            assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{shown}: {answer}");
+            let json: serde_json::Value = serde_json::from_str(body).unwrap();
+            assert_eq!((&json["code"], &json["error"]["kind"]), (&status.into(), &kind.into()), "{shown}");
+            for header in [
+                format!("content-length: {}", body.len()),
+                format!("x-trace-id: {}", json["trace_id"].as_str().unwrap()),
+                "content-type: application/json".to_owned(),
+            ] {
+                assert_eq!(head.matches(&header).count(), 1, "{header} in {head}");
+            }
+            assert_eq!(head.matches("content-length").count(), 1, "{head}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn connections_over_the_bound_wait_for_a_place() {
     let running = serve(HttpConfig { connections_max: 1, ..HttpConfig::default() }).await;

@@ -170,7 +170,9 @@ impl Core {
             self.open_record(task, cause.origin, RunOutcome::Queued, scheduled, NEVER, 1, None::<Note>);
         // It is not late: it is due when its turn comes.
         let due = self.last_seen;
-        self.backlog.push(Ready { priority: def.priority, task, incarnation, record, scheduled, due, cause });
+        self.store_open(task, record, 1, NEVER, || cause.clone());
+        let priority = def.priority;
+        self.backlog.push(Ready { priority, task, incarnation, record, scheduled, due, attempts: 0, cause });
     }
 
     /// Whether the only run under way is one of a backfill, for which scheduled runs are not left out.

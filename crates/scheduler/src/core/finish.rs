@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Active, Core, NONE, Ready, flag};
+use super::{Active, Cause, Core, NONE, Ready, flag};
 use crate::history::Note;
 use crate::notice::{Notice, NoticeKind};
 use crate::schedule::{Micros, NEVER, span_micros};
@@ -64,7 +64,13 @@ impl Core {
         };
         let (task, record, attempt) = (active.task, active.record, active.attempt);
         let (origin, scheduled) = (active.cell.origin, active.cell.scheduled);
+        let (cell, retry_at) = (std::sync::Arc::clone(&active.cell), active.retry_at);
         self.timer.insert(entry);
+        self.store_open(task, record, attempt, retry_at, || Cause {
+            origin,
+            payload: cell.payload.clone(),
+            by: cell.by.clone(),
+        });
         if let Some(record) = self.history.get_mut(record) {
             record.outcome = RunOutcome::Retrying;
             let note = record.note.get_or_insert_default();
@@ -312,6 +318,7 @@ impl Core {
         entry.note.get_or_insert_default().error = Some(reason.into());
         let (origin, scheduled) = (entry.origin, entry.scheduled);
         self.stats.canceled += 1;
+        self.store_run(task, record);
         self.tell_run(task, NoticeKind::Canceled, record, scheduled, now, 0, origin, Some(reason.into()));
     }
 }

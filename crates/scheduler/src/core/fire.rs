@@ -214,7 +214,9 @@ impl Core {
         }
         let note = cause.by.clone().map(|by| Note { caused: Some(by), ..Note::default() });
         let record = self.open_record(task, cause.origin, RunOutcome::Queued, scheduled, NEVER, 1, note);
-        let ready = Ready { priority: def.priority, task, incarnation, record, scheduled, due, cause };
+        self.store_open(task, record, 1, NEVER, || cause.clone());
+        let priority = def.priority;
+        let ready = Ready { priority, task, incarnation, record, scheduled, due, attempts: 0, cause };
         if is_busy && overlap != Overlap::Allow {
             if overlap == Overlap::CancelPrevious {
                 self.drop_queued(task, now, "replaced by a later run");
@@ -286,18 +288,49 @@ impl Core {
             }
             state.active += 1;
         }
+        let task = ready.task;
+        let record = ready.record;
+        if ready.scheduled > now {
+            // It had begun before a restart, and the clock has been set back since.
+            let (at, rank, attempts) = (ready.scheduled, super::rank(def.priority), ready.attempts);
+            let (run, _) = self.activate(ready, def, attempts, at);
+            self.timer.insert(Entry { at, rank, kind: Kind::Attempt, index: run });
+            if let Some(record) = self.history.get_mut(record) {
+                record.outcome = RunOutcome::Retrying;
+            }
+            return;
+        }
+        let attempt = ready.attempts.saturating_add(1);
+        let (run, cell) = self.activate(ready, def.clone(), attempt, NEVER);
+        if let Some(record) = self.history.get_mut(record) {
+            record.outcome = RunOutcome::Running;
+            record.started = now;
+        }
+        self.settle(task);
+        let timeout = def.timeout().unwrap_or(self.config.default_timeout);
+        out.push(Launch { run, cell, registration, timeout });
+    }
+
+    /// Gives a run its place among those that are under way. It waits there if `retry_at` says so.
+    pub(super) fn activate(
+        &mut self,
+        ready: Ready,
+        def: Arc<Def>,
+        attempt: u16,
+        retry_at: Micros,
+    ) -> (u32, Arc<RunCell>) {
         let cell = Arc::new(RunCell {
             id: self.ids.id(ready.record),
-            def: Arc::clone(&def),
+            def,
             payload: ready.cause.payload,
             scheduled: ready.scheduled,
-            attempt: 1,
+            attempt,
             origin: ready.cause.origin,
             by: ready.cause.by,
             cancel: CancelFlag::default(),
             polled_since: AtomicI64::new(0),
         });
-        let first = slot.active_first;
+        let first = self.table.get(ready.task).map_or(NONE, |slot| slot.active_first);
         let active = Active {
             cell: Arc::clone(&cell),
             task: ready.task,
@@ -305,8 +338,8 @@ impl Core {
             after: first,
             record: ready.record,
             due: ready.due,
-            retry_at: NEVER,
-            attempt: 1,
+            retry_at,
+            attempt,
             told: false,
             told_stuck: false,
         };
@@ -322,18 +355,14 @@ impl Core {
                 self.active.len() as u32 - 1
             }
         };
-        slot.active_first = run;
+        if let Some(slot) = self.table.get_mut(ready.task) {
+            slot.active_first = run;
+        }
         if let Some(next) = self.active_run_mut(first) {
             next.before = run;
         }
         self.active_count += 1;
-        if let Some(record) = self.history.get_mut(ready.record) {
-            record.outcome = RunOutcome::Running;
-            record.started = now;
-        }
-        self.settle(ready.task);
-        let timeout = def.timeout().unwrap_or(self.config.default_timeout);
-        out.push(Launch { run, cell, registration, timeout });
+        (run, cell)
     }
 
     /// The time for a run's next attempt has come.

@@ -25,8 +25,8 @@ pub(super) fn passed_while_over(slot: &Slot, def: &Def, now: Micros) -> Micros {
 
 /// After which time the first one of a schedule comes that is given at `now`. An expression's present second
 /// has begun already; a delay of nothing means now.
-pub(super) const fn given_at(schedule: &Schedule, now: Micros) -> Micros {
-    if matches!(schedule, Schedule::Cron(_)) { now } else { now - 1 }
+pub(super) fn given_at(schedule: &Schedule, now: Micros) -> Micros {
+    if matches!(schedule.whole(), Schedule::Cron(_)) { now } else { now - 1 }
 }
 
 /// The first time of a new schedule. A one-off time may lie a little in the past, and is due at once then.

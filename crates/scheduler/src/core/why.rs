@@ -127,7 +127,17 @@ impl Core {
                 let detail = format!("the schedule was given at {}", timestamp(slot.anchor));
                 return (WhyAnswer::Redefined, detail);
             }
-            return (WhyAnswer::NotScheduled, "the schedule does not have this time".to_owned());
+            let bounds = def.bounds(slot.anchor);
+            let is_left_out = def.schedule.excluded().is_some_and(|days| {
+                let time = def.schedule.whole().next_after(&bounds, at - 1);
+                time.is_some_and(|time| time < until && days.covers(time))
+            });
+            let detail = if is_left_out {
+                "its day is one that `exclude` leaves out"
+            } else {
+                "the schedule does not have this time"
+            };
+            return (WhyAnswer::NotScheduled, detail.to_owned());
         };
         if let Some(rare) = slot.side.as_ref().and_then(|side| side.rare.as_deref()) {
             if rare.backfill.contains(&time) {

@@ -2,13 +2,14 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::schedule::admit::admit;
+use crate::schedule::days::Calendars;
 use crate::spec::ScheduleSpec;
 
 const S: Micros = 1_000_000;
 
 fn every(seconds: u64) -> (Schedule, Bounds) {
     let spec = ScheduleSpec::every(std::time::Duration::from_secs(seconds));
-    let admitted = admit(&spec, 0).unwrap();
+    let admitted = admit(&spec, &Calendars::default(), 0).unwrap();
     (admitted.schedule, Bounds { anchor: 0, start: admitted.start, end: admitted.end })
 }
 
@@ -40,7 +41,7 @@ fn a_one_off_time_that_is_late_is_run_late_unless_the_policy_says_no() {
 #[test]
 fn a_year_of_missed_cron_times_is_planned_at_once() {
     let spec = ScheduleSpec::cron("* * * * * *");
-    let admitted = admit(&spec, 0).unwrap();
+    let admitted = admit(&spec, &Calendars::default(), 0).unwrap();
     let bounds = Bounds { anchor: 0, start: admitted.start, end: admitted.end };
     let began = std::time::Instant::now();
     let year = 365 * 24 * 3600 * S;

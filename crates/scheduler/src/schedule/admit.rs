@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use runtime::{DurationText, parse_duration};
 
-use super::cron::{CronError, CronPlan};
-use super::{Bounds, Micros, NEVER, Schedule, ceil_micros, floor_micros, pack_delay, span_micros};
+use super::cron::{CronError, CronPlan, zone_named};
+use super::days::{Calendars, Excluded};
+use super::{Bounds, Except, Micros, NEVER, Schedule, ceil_micros, floor_micros, pack_delay, span_micros};
 use crate::error::TaskError;
 use crate::spec::{IntervalMode, ScheduleKind, ScheduleSpec};
 
@@ -37,7 +38,7 @@ fn refuse<T>(field: &str, detail: impl Into<String>) -> Result<T, TaskError> {
 }
 
 /// Checks a schedule that is given at `now`.
-pub(crate) fn admit(spec: &ScheduleSpec, now: Micros) -> Result<Admitted, TaskError> {
+pub(crate) fn admit(spec: &ScheduleSpec, calendars: &Calendars, now: Micros) -> Result<Admitted, TaskError> {
     refuse_strangers(spec)?;
     let start = spec.start_at.map_or(Micros::MIN, ceil_micros);
     let end = spec.end_at.map_or(NEVER, floor_micros);
@@ -56,12 +57,14 @@ pub(crate) fn admit(spec: &ScheduleSpec, now: Micros) -> Result<Admitted, TaskEr
         ScheduleKind::Interval => interval(spec)?,
         ScheduleKind::Once => once(spec, now)?,
     };
+    let schedule = except(schedule, spec, calendars)?;
     let bounds = Bounds { anchor: now, start, end };
     // A one-off time within the grace lies before `now` and is no less a time.
     let after = if schedule.is_once() { now.saturating_sub(PAST_GRACE + 1) } else { now };
     if schedule.next_after(&bounds, after).is_none() {
         let field = match spec.kind {
             _ if spec.end_at.is_some() => "end_at",
+            _ if !spec.exclude.is_empty() => "exclude",
             ScheduleKind::Cron => "cron",
             ScheduleKind::Interval => "interval",
             ScheduleKind::Once if spec.at.is_some() => "at",
@@ -75,9 +78,11 @@ pub(crate) fn admit(spec: &ScheduleSpec, now: Micros) -> Result<Admitted, TaskEr
 /// Fields of another type of schedule are refused, not ignored.
 fn refuse_strangers(spec: &ScheduleSpec) -> Result<(), TaskError> {
     use ScheduleKind::{Cron, Interval, Once};
-    let given: [(&str, bool, &[ScheduleKind]); 6] = [
+    let given: [(&str, bool, &[ScheduleKind]); 7] = [
         ("cron", spec.cron.is_some(), &[Cron]),
-        ("timezone", spec.timezone.is_some(), &[Cron]),
+        // An interval has a zone only for the days that it leaves out.
+        ("timezone", spec.timezone.is_some() && (spec.kind == Once || spec.exclude.is_empty()), &[Cron]),
+        ("exclude", !spec.exclude.is_empty(), &[Cron, Interval]),
         ("interval", spec.interval.is_some(), &[Interval]),
         ("delay", spec.delay.is_some(), &[Interval, Once]),
         ("mode", spec.mode.is_some(), &[Interval]),
@@ -96,12 +101,26 @@ fn refuse_strangers(spec: &ScheduleSpec) -> Result<(), TaskError> {
     Ok(())
 }
 
+/// Leaves out the days that the caller names.
+fn except(schedule: Schedule, spec: &ScheduleSpec, calendars: &Calendars) -> Result<Schedule, TaskError> {
+    if spec.exclude.is_empty() {
+        return Ok(schedule);
+    }
+    let zone = spec.timezone.as_deref();
+    let tz = zone_named(zone).or_else(|detail| refuse("timezone", detail))?;
+    let is_for_days_alone = zone.is_some() && !matches!(schedule, Schedule::Cron(_));
+    match Excluded::new(&spec.exclude, calendars, tz, is_for_days_alone) {
+        Ok(days) => Ok(Schedule::Except(Except { schedule, days }.into())),
+        Err((field, detail)) => refuse(&field, detail),
+    }
+}
+
 fn cron(spec: &ScheduleSpec, now: Micros) -> Result<Schedule, TaskError> {
     let Some(text) = &spec.cron else { return refuse("cron", "is required for type `cron`") };
     let trimmed = text.trim();
     let mut words = trimmed.split_ascii_whitespace();
     if words.next().is_some_and(|word| word.eq_ignore_ascii_case("@every")) {
-        if spec.timezone.is_some() {
+        if spec.timezone.is_some() && spec.exclude.is_empty() {
             return refuse("timezone", "does not go with `@every`, which counts from the task's creation");
         }
         let rest: Vec<&str> = words.collect();

@@ -50,14 +50,7 @@ impl CronPlan {
             return Err(CronError::Expression(format!("is longer than {TEXT_LEN_MAX} characters")));
         }
         let text = text.trim();
-        let tz = match zone {
-            None => TimeZone::UTC,
-            // Only names from the database: a POSIX rule such as `EST5EDT,M3.2.0` has no name to show.
-            Some(name) => TimeZone::get(name).map_err(|_| {
-                let name: String = name.chars().take(64).collect();
-                CronError::Zone(format!("`{name}` is not an IANA time zone"))
-            })?,
-        };
+        let tz = zone_named(zone).map_err(CronError::Zone)?;
         let times = parsed(text).map_err(CronError::Expression)?;
         let today = timestamp(now).to_zoned(tz.clone()).date();
         if times.day_from(today).is_none() {
@@ -86,6 +79,18 @@ impl CronPlan {
         let times = parsed(&self.text).ok()?;
         let wall = Wall { times: &times, zone: &self.zone };
         wall.latest_until(at.div_euclid(1_000_000))?.checked_mul(1_000_000)
+    }
+}
+
+/// A zone by its name in the database, UTC where none is given.
+pub(super) fn zone_named(zone: Option<&str>) -> Result<TimeZone, String> {
+    match zone {
+        None => Ok(TimeZone::UTC),
+        // Only names from the database: a POSIX rule such as `EST5EDT,M3.2.0` has no name to show.
+        Some(name) => TimeZone::get(name).map_err(|_| {
+            let name: String = name.chars().take(64).collect();
+            format!("`{name}` is not an IANA time zone")
+        }),
     }
 }
 

@@ -5,6 +5,7 @@ use proptest::sample::select;
 
 use super::admit::admit;
 use super::cron::CronError;
+use super::days::Calendars;
 use super::*;
 use crate::spec::ScheduleSpec;
 
@@ -200,7 +201,7 @@ proptest! {
     fn no_text_panics_or_hangs(text in "[-*/,0-9LW#?+@ A-Za-z\\t]{0,40}|.{0,60}") {
         let began = std::time::Instant::now();
         let spec = ScheduleSpec::cron(text.clone());
-        if let Ok(admitted) = admit(&spec, micros("2026-03-01T12:00:00Z")) {
+        if let Ok(admitted) = admit(&spec, &Calendars::default(), micros("2026-03-01T12:00:00Z")) {
             let bounds = Bounds { anchor: 0, start: Micros::MIN, end: NEVER };
             let mut after = micros("2026-03-01T12:00:00Z");
             for _ in 0..3 {
@@ -226,7 +227,7 @@ proptest! {
         let text = fields.join(" ");
         let spec = ScheduleSpec { timezone: zone.map(str::to_owned), ..ScheduleSpec::cron(text.clone()) };
         let now = micros("2026-03-01T12:00:00Z");
-        if let Ok(admitted) = admit(&spec, now) {
+        if let Ok(admitted) = admit(&spec, &Calendars::default(), now) {
             let bounds = Bounds { anchor: 0, start: Micros::MIN, end: NEVER };
             let next = admitted.schedule.next_after(&bounds, now);
             prop_assert!(next.is_some_and(|next| next > now));
@@ -311,7 +312,7 @@ fn grids_and_their_counts_agree() {
         r#"{"type": "interval", "interval": "7s", "delay": "3s", "start_at": "1970-01-01T00:00:01Z", "end_at": "2100-01-01T00:00:00Z"}"#,
     )
     .unwrap();
-    let admitted = admit(&spec, 0).unwrap();
+    let admitted = admit(&spec, &Calendars::default(), 0).unwrap();
     let bounds = Bounds { anchor: 0, start: admitted.start, end: admitted.end };
     let schedule = &admitted.schedule;
     let second = 1_000_000;

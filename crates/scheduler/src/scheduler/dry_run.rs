@@ -31,7 +31,7 @@ impl<'a> DryRun<'a> {
     pub fn create(&self, spec: &TaskSpec) -> Result<TaskView, TaskError> {
         let inner = &self.scheduler.inner;
         let now = inner.now();
-        let def = Arc::new(Def::admit(spec, None, &inner.executors, now)?);
+        let def = Arc::new(Def::admit(spec, None, &inner.executors, &inner.calendars, now)?);
         let task = inner.core().dry_insert(def, now)?;
         self.view(task)
     }

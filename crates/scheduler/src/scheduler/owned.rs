@@ -31,7 +31,7 @@ impl Scheduler {
     #[cfg(feature = "plugin")]
     pub(crate) fn check_owned(&self, plugin: &str, spec: &TaskSpec) -> Result<(), TaskError> {
         let inner = &self.inner;
-        let def = Def::admit(spec, Some(plugin), &inner.executors, inner.now())?;
+        let def = Def::admit(spec, Some(plugin), &inner.executors, &inner.calendars, inner.now())?;
         inner.core().check_owned(plugin, &def)
     }
 
@@ -45,7 +45,7 @@ impl Scheduler {
     ) -> Result<(), TaskError> {
         let inner = &self.inner;
         let now = inner.now();
-        let def = Arc::new(Def::admit(&spec, Some(plugin), &inner.executors, now)?);
+        let def = Arc::new(Def::admit(&spec, Some(plugin), &inner.executors, &inner.calendars, now)?);
         let wanted = {
             let mut core = inner.core();
             core.check_owned(plugin, &def)?;

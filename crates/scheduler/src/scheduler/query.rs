@@ -5,7 +5,6 @@ use runtime::Timestamp;
 use super::Scheduler;
 use crate::core::{Filter, RunSearch, Search};
 use crate::error::TaskError;
-use crate::graph::TaskGraph;
 use crate::id::RunId;
 use crate::persist::Keeper;
 use crate::schedule::admit::admit;
@@ -123,15 +122,6 @@ impl Scheduler {
         snapshot.map(|run| run.view(&self.inner.node)).ok_or_else(|| TaskError::RunNotFound(id.to_string()))
     }
 
-    /// The tasks within `depth` edges of a task, both ways; without one, the first tasks there are.
-    ///
-    /// # Errors
-    ///
-    /// If there is no such task.
-    pub fn graph(&self, task: Option<&str>, depth: u32) -> Result<TaskGraph, TaskError> {
-        self.inner.core().graph(task, depth)
-    }
-
     /// The next times of a schedule that would be given now, without creating anything; `from` looks from a
     /// later time on. 1 to 1000 times.
     ///
@@ -148,7 +138,7 @@ impl Scheduler {
             return Err(TaskError::invalid("times", "must be from 1 to 1000"));
         }
         let now = self.inner.now();
-        let admitted = admit(schedule, now)?;
+        let admitted = admit(schedule, &self.inner.calendars, now)?;
         let bounds = Bounds { anchor: now, start: admitted.start, end: admitted.end };
         let mut after = from.map_or(now, |from| ceil_micros(from).saturating_sub(1)).max(now);
         if admitted.schedule.is_once() && from.is_none() {

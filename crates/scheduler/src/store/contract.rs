@@ -2,9 +2,12 @@
 
 #![expect(clippy::expect_used, reason = "a failed expectation is the suite's answer")]
 
+use std::sync::Arc;
+
 use runtime::Timestamp;
 
 use super::{Change, Commit, StoreError, StoredTask, TaskState, TaskStore};
+use crate::coordinator::Grant;
 use crate::id::RunId;
 use crate::spec::TaskSpec;
 use crate::view::{RunOrigin, RunOutcome, RunView};
@@ -40,6 +43,7 @@ fn task(id: &str, incarnation: u64) -> StoredTask {
         anchor: at(0),
         updated_at: at(0),
         state: TaskState::default(),
+        open: Vec::new(),
     }
 }
 
@@ -66,8 +70,16 @@ fn run_of(task: &str, incarnation: u64, seconds: i64, origin: RunOrigin) -> RunV
     }
 }
 
+async fn claim(store: &impl TaskStore, shard: u32, epoch: u64) -> Result<(), StoreError> {
+    store.claim(&[Grant { shard, epoch }]).await
+}
+
+async fn load(store: &impl TaskStore, shard: u32) -> Vec<StoredTask> {
+    store.load(&[shard], None, 10).await.expect("load").tasks
+}
+
 async fn one(store: &impl TaskStore, epoch: u64, change: Change) -> Result<(), StoreError> {
-    let answers = store.commit(&[Commit { shard: 0, epoch, change }]).await;
+    let answers = store.commit(Arc::new([Commit { shard: 0, epoch, change }])).await;
     assert_eq!(answers.len(), 1, "an answer for each change");
     answers.into_iter().next().expect("one answer")
 }
@@ -77,13 +89,13 @@ fn insert(id: &str, incarnation: u64) -> Change {
 }
 
 async fn only(store: &impl TaskStore) -> StoredTask {
-    let mut tasks = store.load(0, None, 10).await.expect("load");
+    let mut tasks = load(store, 0).await;
     assert_eq!(tasks.len(), 1);
     tasks.remove(0)
 }
 
 async fn keeps_what_it_took(store: &impl TaskStore) {
-    store.claim(0, 1).await.expect("claim");
+    claim(store, 0, 1).await.expect("claim");
     one(store, 1, insert("a", 7)).await.expect("insert");
     assert_eq!(only(store).await, task("a", 7));
     let state =
@@ -97,20 +109,20 @@ async fn keeps_what_it_took(store: &impl TaskStore) {
     one(store, 1, Change::Replace(Box::new(replaced.clone()))).await.expect("replace");
     assert_eq!(only(store).await, replaced);
     let run = run_of("a", 7, 5, RunOrigin::Schedule);
-    let change = Change::Run { run: Box::new(run.clone()), state: state.clone() };
+    let change = Change::Run { run: Box::new(run.clone()), state: Some(Box::new(state.clone())) };
     one(store, 1, change).await.expect("run");
     assert_eq!(store.runs("a", 10).await.expect("runs"), [run]);
     assert_eq!(only(store).await.state, state, "a run brings its task's state");
     one(store, 1, Change::Remove { id: "a".to_owned(), incarnation: 7 }).await.expect("remove");
-    assert!(store.load(0, None, 10).await.expect("load").is_empty());
+    assert!(load(store, 0).await.is_empty());
     assert!(store.runs("a", 10).await.expect("runs").is_empty(), "records go with their task");
 }
 
 async fn refuses_what_does_not_fit(store: &impl TaskStore) {
-    store.claim(0, 1).await.expect("claim");
+    claim(store, 0, 1).await.expect("claim");
     let commits =
         [insert("a", 1), insert("a", 2), insert("b", 3)].map(|change| Commit { shard: 0, epoch: 1, change });
-    let answers = store.commit(&commits).await;
+    let answers = store.commit(commits.into()).await;
     let exists = Err(StoreError::Exists("a".to_owned()));
     assert_eq!(answers, [Ok(()), exists, Ok(())], "each by itself, in order");
     let absent = |id: &str| Err(StoreError::NotFound(id.to_owned()));
@@ -119,16 +131,14 @@ async fn refuses_what_does_not_fit(store: &impl TaskStore) {
     let nobody = Change::State { id: "c".to_owned(), incarnation: 1, state: TaskState::default() };
     assert_eq!(one(store, 1, nobody).await, absent("c"));
     assert_eq!(one(store, 1, Change::Replace(Box::new(task("a", 9)))).await, absent("a"));
-    assert_eq!(store.load(0, None, 10).await.expect("load"), [task("a", 1), task("b", 3)]);
+    assert_eq!(load(store, 0).await, [task("a", 1), task("b", 3)]);
 }
 
 async fn promise_3_commits_a_run_once(store: &impl TaskStore) {
-    store.claim(0, 1).await.expect("claim");
+    claim(store, 0, 1).await.expect("claim");
     one(store, 1, insert("a", 1)).await.expect("insert");
-    let commit = |seconds, origin| Change::Run {
-        run: Box::new(run_of("a", 1, seconds, origin)),
-        state: TaskState::default(),
-    };
+    let commit =
+        |seconds, origin| Change::Run { run: Box::new(run_of("a", 1, seconds, origin)), state: None };
     one(store, 1, commit(1, RunOrigin::Schedule)).await.expect("first");
     let twice = one(store, 1, commit(1, RunOrigin::Schedule)).await;
     assert_eq!(twice, Err(StoreError::Duplicate("a".to_owned())));
@@ -136,7 +146,7 @@ async fn promise_3_commits_a_run_once(store: &impl TaskStore) {
     one(store, 1, commit(2, RunOrigin::Schedule)).await.expect("another time");
     let mut later = run_of("a", 2, 1, RunOrigin::Schedule);
     later.incarnation = 2;
-    let stale = Change::Run { run: Box::new(later), state: TaskState::default() };
+    let stale = Change::Run { run: Box::new(later), state: None };
     assert!(one(store, 1, stale).await.is_err(), "a run of another incarnation");
     // However many have come since, what was committed is not committed again.
     for seconds in 3..400 {
@@ -146,35 +156,37 @@ async fn promise_3_commits_a_run_once(store: &impl TaskStore) {
 }
 
 async fn fences_off_old_owners(store: &impl TaskStore) {
-    store.claim(0, 1).await.expect("claim");
+    claim(store, 0, 1).await.expect("claim");
     one(store, 1, insert("a", 1)).await.expect("insert");
-    store.claim(0, 2).await.expect("takeover");
+    claim(store, 0, 2).await.expect("takeover");
     let fenced = |ours| Err(StoreError::Fenced { shard: 0, ours, theirs: 2 });
-    let run =
-        Change::Run { run: Box::new(run_of("a", 1, 1, RunOrigin::Schedule)), state: TaskState::default() };
+    let run = Change::Run { run: Box::new(run_of("a", 1, 1, RunOrigin::Schedule)), state: None };
     assert_eq!(one(store, 1, run.clone()).await, fenced(1), "promise 3: the old owner commits nothing");
     assert_eq!(one(store, 1, insert("b", 2)).await, fenced(1));
-    assert_eq!(store.claim(0, 1).await, fenced(1));
+    assert_eq!(claim(store, 0, 1).await, fenced(1));
     one(store, 2, run).await.expect("the new owner");
-    store.claim(1, 1).await.expect("another shard has its own epoch");
+    claim(store, 1, 1).await.expect("another shard has its own epoch");
 }
 
 async fn loads_shards_in_pages(store: &impl TaskStore) {
-    store.claim(0, 1).await.expect("claim");
-    store.claim(1, 1).await.expect("claim");
+    claim(store, 0, 1).await.expect("claim");
+    claim(store, 1, 1).await.expect("claim");
     let commits: Vec<_> = (0..25)
         .map(|number| Commit { shard: number % 2, epoch: 1, change: insert(&format!("t{number:02}"), 1) })
         .collect();
-    assert!(store.commit(&commits).await.iter().all(Result::is_ok));
+    assert!(store.commit(commits.into()).await.iter().all(Result::is_ok));
     let mut ids: Vec<String> = Vec::new();
+    let mut cursor = None;
     loop {
-        let page = store.load(1, ids.last().map(String::as_str), 5).await.expect("load");
-        if page.is_empty() {
+        let page = store.load(&[1, 2], cursor.as_deref(), 5).await.expect("load");
+        assert!(page.tasks.len() <= 5);
+        ids.extend(page.tasks.into_iter().map(|task| task.spec.id));
+        cursor = page.next;
+        if cursor.is_none() {
             break;
         }
-        assert!(page.len() <= 5);
-        ids.extend(page.into_iter().map(|task| task.spec.id));
     }
+    ids.sort_unstable();
     let expected: Vec<String> = (0..25).filter(|n| n % 2 == 1).map(|n| format!("t{n:02}")).collect();
-    assert_eq!(ids, expected);
+    assert_eq!(ids, expected, "each once");
 }

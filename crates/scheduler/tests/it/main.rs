@@ -8,7 +8,6 @@ mod dependencies;
 mod failures;
 #[cfg(feature = "http")]
 mod http;
-mod many;
 #[cfg(feature = "plugin")]
 mod plugin;
 mod policies;

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use runtime::{SharedClock, Timestamp};
 use scheduler::store::contract as store_contract;
 use scheduler::{
-    Commit, ExecutorRegistry, MemoryCoordinator, MemoryTaskStore, RunContext, RunOutput, Scheduler,
-    StoreError, StoredTask, TaskError, TaskStatus, TaskStore, executor_fn, shard_of,
+    Commit, ExecutorRegistry, FileTaskStore, Grant, Loaded, MemoryCoordinator, MemoryTaskStore, Retention,
+    RunContext, RunOutput, Scheduler, StoreError, TaskError, TaskStatus, TaskStore, executor_fn, shard_of,
 };
 use serde_json::json;
 
@@ -18,6 +18,18 @@ use crate::support::{Bench, secs, spec};
 #[tokio::test]
 async fn the_memory_store_keeps_the_contract() {
     store_contract::run(|| async { MemoryTaskStore::new() }).await;
+}
+
+#[tokio::test]
+async fn the_file_store_keeps_the_contract() {
+    let root = tempfile::tempdir().unwrap();
+    let number = std::cell::Cell::new(0);
+    let make = || {
+        number.set(number.get() + 1);
+        let store = FileTaskStore::open(&root.path().join(number.get().to_string()), Retention::default());
+        async { store.unwrap() }
+    };
+    store_contract::run(make).await;
 }
 
 #[tokio::test]
@@ -159,20 +171,15 @@ impl TaskStore for Flaky {
         true
     }
 
-    async fn claim(&self, shard: u32, epoch: u64) -> Result<(), StoreError> {
-        self.store.claim(shard, epoch).await
+    async fn claim(&self, grants: &[Grant]) -> Result<(), StoreError> {
+        self.store.claim(grants).await
     }
 
-    async fn load(
-        &self,
-        shard: u32,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<StoredTask>, StoreError> {
-        self.store.load(shard, after, limit).await
+    async fn load(&self, shards: &[u32], cursor: Option<&str>, limit: usize) -> Result<Loaded, StoreError> {
+        self.store.load(shards, cursor, limit).await
     }
 
-    async fn commit(&self, commits: &[Commit]) -> Vec<Result<(), StoreError>> {
+    async fn commit(&self, commits: Arc<[Commit]>) -> Vec<Result<(), StoreError>> {
         if self.fails.load(Ordering::SeqCst) {
             return commits.iter().map(|_| Err(StoreError::Engine("disk full".to_owned()))).collect();
         }
@@ -181,6 +188,14 @@ impl TaskStore for Flaky {
 
     async fn runs(&self, task: &str, limit: usize) -> Result<Vec<scheduler::RunView>, StoreError> {
         self.store.runs(task, limit).await
+    }
+
+    async fn history(&self, shards: &[u32], limit: usize) -> Result<Vec<scheduler::RunView>, StoreError> {
+        self.store.history(shards, limit).await
+    }
+
+    async fn dead_runs(&self, shards: &[u32], limit: usize) -> Result<Vec<scheduler::RunView>, StoreError> {
+        self.store.dead_runs(shards, limit).await
     }
 }
 

@@ -29,7 +29,7 @@ mod model;
 mod observer;
 
 /// How many histories are run: these in every test run, and those with `GANTRY_TEST_FULL`.
-const SEEDS: (u64, u64) = (150, 5000);
+const SEEDS: (u64, u64) = (100, 5000);
 const STEPS: usize = 80;
 const RUNS_MAX: usize = 6;
 const TASKS_MAX: usize = 8;

@@ -45,11 +45,12 @@ pub(crate) fn summary(rows: &[Measured]) -> String {
     }
 }
 
-/// The list of `{"id", "value", "unit", "reference", "ratio", "goal", "met"}`.
+/// The list of `{"id", "what", "value", "unit", "reference", "ratio", "goal", "met"}`.
 pub(crate) fn json(rows: &[Measured]) -> Value {
     let row = |row: &Measured| {
         value!({
             "id": row.id,
+            "what": row.what,
             "value": row.ours.median,
             "unit": row.unit.name(),
             "reference": row.reference.as_ref().map(|reference| {
@@ -94,10 +95,10 @@ mod tests {
     fn json_has_the_published_form() {
         let rows = [row(None, Goal::AtMost(100.0)), row(beside(2.0), Goal::RatioAtMost(1.5))];
         let expected = value!([
-            { "id": "bus.nobody", "value": 80.0, "unit": "ns", "reference": null, "ratio": null,
-              "goal": "≤ 100 ns", "met": true },
-            { "id": "bus.nobody", "value": 80.0, "unit": "ns", "reference": { "name": "raw", "value": 40.0 },
-              "ratio": 2.0, "goal": "ratio ≤ 1.50", "met": false },
+            { "id": "bus.nobody", "what": "publish where nobody listens", "value": 80.0, "unit": "ns",
+              "reference": null, "ratio": null, "goal": "≤ 100 ns", "met": true },
+            { "id": "bus.nobody", "what": "publish where nobody listens", "value": 80.0, "unit": "ns",
+              "reference": { "name": "raw", "value": 40.0 }, "ratio": 2.0, "goal": "ratio ≤ 1.50", "met": false },
         ]);
         assert_eq!(json(&rows), expected);
     }

@@ -71,6 +71,15 @@ impl Unit {
     }
 }
 
+/// A size as a row says it: `100 k`, `1 M`.
+pub(crate) fn count(size: usize) -> String {
+    match size {
+        1_000_000.. if size.is_multiple_of(1_000_000) => format!("{} M", size / 1_000_000),
+        1_000.. if size.is_multiple_of(1_000) => format!("{} k", size / 1_000),
+        _ => size.to_string(),
+    }
+}
+
 /// What a figure must reach.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Goal {
@@ -213,6 +222,12 @@ mod tests {
         for (unit, value, text) in cases {
             assert_eq!(unit.show(value), text);
         }
+    }
+
+    #[test]
+    fn a_size_is_said_exactly() {
+        let said = [500, 4096, 3_000, 100_000, 1_000_000, 1_500_000].map(count);
+        assert_eq!(said, ["500", "4096", "3 k", "100 k", "1 M", "1500 k"]);
     }
 
     #[test]

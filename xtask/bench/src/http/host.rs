@@ -13,27 +13,31 @@ use plugin_manager::{PluginManager, PluginOptions};
 use scheduler::{Scheduler, SchedulerPlugin};
 use serde_json::json;
 use telemetry::Telemetry;
+use tokio::runtime::{Builder, Handle};
 
 /// The plugin's route.
 pub(super) const ROUTE: &str = "/greeter/hello";
 
-/// Runs the host until the process is ended, after it said where it listens. Telemetry is that of a server:
-/// metrics recorded, logs from `info` on, written to nowhere.
-pub(super) async fn serve() -> anyhow::Result<()> {
+/// Runs the host until the process is ended, after it said where it listens. It is put together like the server:
+/// connections on this runtime and plugins' code on another with as many threads, metrics recorded, logs from
+/// `info` on, written to nowhere.
+pub(super) async fn serve(threads: usize) -> anyhow::Result<()> {
+    let plugins = Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
     let telemetry = Telemetry::builder().log_writer(std::io::sink).install()?;
     let bus = EventBus::builder().build();
     let scheduler = Scheduler::builder().bus(bus.clone()).build().await?;
     let mut settings = Settings::new();
     let values = json!({ "plugins": { "http": { "host": "127.0.0.1", "port": 0 } } });
     settings.set_layer(Layer::File, "bench", values.as_object().cloned().unwrap_or_default());
-    let manager = PluginManager::builder(bus.clone()).settings(settings).build();
+    let manager =
+        PluginManager::builder(bus.clone()).settings(settings).runtime(plugins.handle().clone()).build();
     let management = Management::builder()
         .bus(bus)
         .scheduler(scheduler.clone())
         .manager(manager.clone())
         .metrics(telemetry.metrics().clone())
         .build();
-    let http = Arc::new(HttpPlugin::new(management));
+    let http = Arc::new(HttpPlugin::new(management).runtime(Handle::current()));
     let mut address = http.address();
     let greeter = PluginBuilder::new("greeter", "1.0.0")?
         .permission("route:/greeter")?

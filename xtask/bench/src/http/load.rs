@@ -23,23 +23,30 @@ const WARM_UP: Duration = Duration::from_millis(300);
 
 const LENGTH: &[u8] = b"content-length:";
 
-/// Sends `GET path` over all connections for `span` and returns the answers per second; anything but a 200 is
-/// an error. Runs on the thread that calls it. The client takes its share of the machine from either server
+/// Sends `GET` of these paths in turn over all connections for `span` and returns the answers per second; anything
+/// but a 200 is an error. Runs on the thread that calls it. The client takes its share of the machine from either server
 /// alike, which brings their ratio closer to one; what a second of the server's own CPU time gave is therefore
 /// shown beside it.
-pub(super) fn answers_per_second(server: &Server, path: &str, span: Duration) -> anyhow::Result<Sample> {
+pub(super) fn answers_per_second(
+    server: &Server,
+    paths: &[String],
+    span: Duration,
+) -> anyhow::Result<Sample> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async {
-        let request: Rc<[u8]> = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").into_bytes().into();
+        let request = |path: &String| format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").into_bytes();
+        let requests: Rc<[Vec<u8>]> = paths.iter().map(request).collect();
+        let turn = Rc::new(Cell::new(0_usize));
         let (answers, counting) = (Rc::new(Cell::new(0_u64)), Rc::new(Cell::new(false)));
         let mut connections = JoinSet::new();
         for _ in 0..CONNECTIONS {
             let mut connection = Connection::open(server.address).await?;
-            let (request, answers, counting) =
-                (Rc::clone(&request), Rc::clone(&answers), Rc::clone(&counting));
+            let (requests, turn) = (Rc::clone(&requests), Rc::clone(&turn));
+            let (answers, counting) = (Rc::clone(&answers), Rc::clone(&counting));
             connections.spawn_local(async move {
                 loop {
-                    connection.ask(&request).await?;
+                    let at = turn.replace((turn.get() + 1) % requests.len());
+                    connection.ask(&requests[at]).await?;
                     if counting.get() {
                         answers.set(answers.get() + 1);
                     }

@@ -22,6 +22,9 @@ pub(super) fn say(words: &Words<'_>) -> String {
     if let (What::Every(_) | What::AfterEnd(_), Some(delay)) = (&words.what, spec.delay) {
         said += &format!("，首次在 {}后", span(delay.0));
     }
+    if !spec.exclude.is_empty() {
+        said += &format!("，{} 除外", join(spec.exclude.iter().cloned()));
+    }
     if let Some(start) = spec.start_at {
         said += &format!("，不早于 {start}");
     }

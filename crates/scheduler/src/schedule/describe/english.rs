@@ -35,6 +35,9 @@ pub(super) fn say(words: &Words<'_>) -> String {
     if let (What::Every(_) | What::AfterEnd(_), Some(delay)) = (&words.what, spec.delay) {
         said += &format!(", the first time after {}", span(delay.0));
     }
+    if !spec.exclude.is_empty() {
+        said += &format!(", except on {}", join(spec.exclude.iter().cloned()));
+    }
     if let Some(start) = spec.start_at {
         said += &format!(", not before {start}");
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use scheduler::{Change, Commit, RunKey, RunView, StoreError, StoredTask, TaskStore};
+use scheduler::{Change, Commit, Grant, Loaded, RunKey, RunView, StoreError, TaskStore};
 
 /// Runs whose ends were committed, whichever life they ended in.
 #[derive(Debug, Default)]
@@ -42,22 +42,17 @@ impl TaskStore for Journal {
         true
     }
 
-    async fn claim(&self, shard: u32, epoch: u64) -> Result<(), StoreError> {
-        self.store.claim(shard, epoch).await
+    async fn claim(&self, grants: &[Grant]) -> Result<(), StoreError> {
+        self.store.claim(grants).await
     }
 
-    async fn load(
-        &self,
-        shard: u32,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<StoredTask>, StoreError> {
-        self.store.load(shard, after, limit).await
+    async fn load(&self, shards: &[u32], cursor: Option<&str>, limit: usize) -> Result<Loaded, StoreError> {
+        self.store.load(shards, cursor, limit).await
     }
 
-    async fn commit(&self, commits: &[Commit]) -> Vec<Result<(), StoreError>> {
+    async fn commit(&self, commits: Arc<[Commit]>) -> Vec<Result<(), StoreError>> {
         self.wait().await;
-        let answers = self.store.commit(commits).await;
+        let answers = self.store.commit(Arc::clone(&commits)).await;
         {
             let mut book = self.book.lock().unwrap();
             for (commit, answer) in commits.iter().zip(&answers) {
@@ -76,6 +71,14 @@ impl TaskStore for Journal {
 
     async fn runs(&self, task: &str, limit: usize) -> Result<Vec<RunView>, StoreError> {
         self.store.runs(task, limit).await
+    }
+
+    async fn history(&self, shards: &[u32], limit: usize) -> Result<Vec<RunView>, StoreError> {
+        self.store.history(shards, limit).await
+    }
+
+    async fn dead_runs(&self, shards: &[u32], limit: usize) -> Result<Vec<RunView>, StoreError> {
+        self.store.dead_runs(shards, limit).await
     }
 }
 

@@ -101,7 +101,8 @@ impl Observed {
         }
         let seen = self.runs.entry(run.run_id()).or_insert(Seen {
             task: task.clone(),
-            attempts: 0,
+            // A run that a crash has cut off goes on with the attempt that was under way.
+            attempts: run.attempt() - 1,
             is_over: false,
             not_before: i64::MIN,
         });

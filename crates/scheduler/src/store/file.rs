@@ -1,0 +1,315 @@
+//! The store in a folder: a log of changes, brought down to a snapshot now and then, and an image of both
+//! in memory. `docs/decisions/0005-task-store.md` says why it is no library's.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use async_trait::async_trait;
+use tracing::{info, warn};
+
+use super::codec::decode_run;
+use super::image::{Image, Retention};
+use super::{Commit, Loaded, StoreError, TaskStore};
+use crate::coordinator::Grant;
+use crate::view::RunView;
+
+mod disk;
+mod frame;
+mod log;
+#[cfg(test)]
+mod sim;
+#[cfg(test)]
+mod tests;
+
+use disk::{Disk, Folder};
+use log::{Log, Recovery, write_snapshot};
+
+/// How long the log grows at least before it is brought down to a snapshot. It grows to the size of the
+/// last snapshot too, so that what is written stays within twice what was asked for.
+const LOG_BYTES_MIN: u64 = 32 << 20;
+
+/// Why a store's folder was not opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FileStoreError {
+    /// Another process has it.
+    #[error(
+        "folder `{}` is in use by {}",
+        folder.display(),
+        holder.map_or_else(|| "another process".to_owned(), |pid| format!("the process {pid}"))
+    )]
+    Locked {
+        /// The folder.
+        folder: PathBuf,
+        /// The process that has it, if it says so.
+        holder: Option<u32>,
+    },
+    /// The file system refuses.
+    #[error("{doing} `{}`", path.display())]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// What is there is not what was written. Nothing has been changed.
+    #[error("file `{}` is damaged at byte {offset}: {what}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// From where on it makes no sense.
+        offset: u64,
+        /// Why not.
+        what: String,
+    },
+    /// A file is not there. Nothing has been changed.
+    #[error("file `{}` is missing", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// Keeps tasks in a folder of its own. What is acknowledged has been synced to disk.
+///
+/// One process has the folder at a time. Closing it is dropping it.
+#[derive(Debug)]
+pub struct FileTaskStore {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    disk: Arc<dyn Disk>,
+    snapshots: Mutex<Option<JoinHandle<()>>>,
+    /// Whether a snapshot is written by whoever finds that it is time; otherwise beside.
+    in_line: bool,
+    log_bytes_min: u64,
+}
+
+struct State {
+    image: Image,
+    log: Log,
+    /// How large the last snapshot is.
+    snapshot_bytes: u64,
+    /// At which length of the log a snapshot is due.
+    snapshot_at: u64,
+    is_snapshotting: bool,
+}
+
+impl FileTaskStore {
+    /// Opens a folder, and makes it if it is not there. Reads all of it, which blocks the thread.
+    ///
+    /// # Errors
+    ///
+    /// If another process has the folder, the file system refuses, or what is there is damaged.
+    pub fn open(folder: &Path, retention: Retention) -> Result<Self, FileStoreError> {
+        let disk = Folder::take(folder)?;
+        Self::on(Arc::new(disk), retention, LOG_BYTES_MIN, false)
+    }
+
+    fn on(
+        disk: Arc<dyn Disk>,
+        retention: Retention,
+        log_bytes_min: u64,
+        in_line: bool,
+    ) -> Result<Self, FileStoreError> {
+        let mut image = Image::new(retention);
+        let recovered = Recovery::new(&disk, &mut image).run()?;
+        info!(
+            folder = %disk.path("").display(),
+            tasks = image.len(),
+            bytes = recovered.snapshot_bytes + recovered.log.len(),
+            cut = recovered.cut,
+            "task store opened"
+        );
+        let mut state = State {
+            image,
+            log: recovered.log,
+            snapshot_bytes: recovered.snapshot_bytes,
+            snapshot_at: 0,
+            is_snapshotting: false,
+        };
+        state.snapshot_at = state.snapshot_bytes.max(log_bytes_min);
+        let shared =
+            Shared { state: Mutex::new(state), disk, snapshots: Mutex::new(None), in_line, log_bytes_min };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Does work that waits for the disk, on a thread that may.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Arc<Shared>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let shared = Arc::clone(&self.shared);
+        tokio::task::spawn_blocking(move || work(&shared))
+            .await
+            .map_err(|error| StoreError::Engine(format!("the store's thread ended: {error}")))?
+    }
+}
+
+impl Drop for FileTaskStore {
+    fn drop(&mut self) {
+        let writing = self.shared.snapshots.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(writing) = writing {
+            // It ends by itself: a snapshot is bounded by what there is.
+            let _ = writing.join();
+        }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has `change` put entries to the log's buffer, and writes them. Where that fails nothing has changed.
+    fn write<T>(
+        self: &Arc<Self>,
+        change: impl FnOnce(&mut Image, &mut Vec<u8>) -> T,
+    ) -> (T, Result<(), StoreError>) {
+        let mut state = self.state();
+        let State { image, log, .. } = &mut *state;
+        let answer = change(image, log.buffer());
+        let written = log.append();
+        match written {
+            Ok(_) => {
+                image.keep();
+                self.snapshot_if_due(state);
+                (answer, Ok(()))
+            }
+            Err(error) => {
+                image.revert();
+                (
+                    answer,
+                    Err(StoreError::Engine(format!("write `{}`: {error}", self.disk.path("").display()))),
+                )
+            }
+        }
+    }
+
+    /// Begins a new segment, and has what was before it written down once more, all together.
+    fn snapshot_if_due(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+        if state.is_snapshotting || state.log.len() < state.snapshot_at {
+            return;
+        }
+        let number = match state.log.roll() {
+            Ok(number) => number,
+            Err(error) => {
+                warn!(%error, "no snapshot: the next segment of the log cannot be made");
+                state.snapshot_at = state.log.len() + self.log_bytes_min;
+                return;
+            }
+        };
+        let frozen = state.image.freeze();
+        state.is_snapshotting = true;
+        drop(state);
+        let shared = Arc::clone(self);
+        let work = move || {
+            let written = write_snapshot(&*shared.disk, number, frozen);
+            let mut state = shared.state();
+            state.is_snapshotting = false;
+            match written {
+                Ok(bytes) => {
+                    state.snapshot_bytes = bytes;
+                    state.snapshot_at = bytes.max(shared.log_bytes_min);
+                }
+                Err(error) => {
+                    warn!(%error, "no snapshot, the log goes on");
+                    state.snapshot_at = state.log.len() + shared.log_bytes_min;
+                }
+            }
+        };
+        if self.in_line {
+            return work();
+        }
+        let thread = std::thread::Builder::new().name("gantry-snapshot".to_owned()).spawn(work);
+        let mut snapshots = self.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
+        match thread {
+            // The one before has ended, or this one would not have begun.
+            Ok(thread) => *snapshots = Some(thread),
+            Err(error) => {
+                warn!(%error, "no snapshot: no thread for it");
+                self.state().is_snapshotting = false;
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl TaskStore for FileTaskStore {
+    fn kind(&self) -> &'static str {
+        "file"
+    }
+
+    fn is_durable(&self) -> bool {
+        true
+    }
+
+    async fn claim(&self, grants: &[Grant]) -> Result<(), StoreError> {
+        let grants = grants.to_vec();
+        self.blocking(move |shared| {
+            let (answer, written) = shared.write(|image, log| image.claim(&grants, log));
+            answer.and(written)
+        })
+        .await
+    }
+
+    async fn load(&self, shards: &[u32], cursor: Option<&str>, limit: usize) -> Result<Loaded, StoreError> {
+        let (shards, cursor) = (shards.to_vec(), cursor.map(str::to_owned));
+        self.blocking(move |shared| {
+            let page = shared.state().image.page(&shards, cursor.as_deref(), limit);
+            page.decode()
+        })
+        .await
+    }
+
+    async fn commit(&self, commits: Arc<[Commit]>) -> Vec<Result<(), StoreError>> {
+        let count = commits.len();
+        let answers = self.blocking(move |shared| {
+            let (answers, written) = shared.write(|image, log| {
+                commits.iter().map(|commit| image.commit(commit, log)).collect::<Vec<_>>()
+            });
+            Ok(answers.into_iter().map(|answer| answer.and_then(|()| written.clone())).collect())
+        });
+        answers.await.unwrap_or_else(|error| vec![Err(error); count])
+    }
+
+    async fn runs(&self, task: &str, limit: usize) -> Result<Vec<RunView>, StoreError> {
+        self.shared.state().image.runs(task, limit)
+    }
+
+    async fn history(&self, shards: &[u32], limit: usize) -> Result<Vec<RunView>, StoreError> {
+        let shards = shards.to_vec();
+        self.blocking(move |shared| {
+            let records = shared.state().image.history(&shards, limit, false);
+            records.iter().map(|record| decode_run(record)).collect()
+        })
+        .await
+    }
+
+    async fn dead_runs(&self, shards: &[u32], limit: usize) -> Result<Vec<RunView>, StoreError> {
+        let shards = shards.to_vec();
+        self.blocking(move |shared| {
+            let records = shared.state().image.history(&shards, limit, true);
+            records.iter().map(|record| decode_run(record)).collect()
+        })
+        .await
+    }
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("tasks", &self.image.len()).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for dyn Disk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Disk")
+    }
+}
