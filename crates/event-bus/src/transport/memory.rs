@@ -39,6 +39,8 @@ struct Line {
     changed: watch::Sender<bool>,
     /// How many of the next events are taken without an answer that says so.
     answers_lost: AtomicUsize,
+    /// How many of the next events are not taken.
+    failing: AtomicUsize,
 }
 
 impl MemoryTransport {
@@ -49,6 +51,7 @@ impl MemoryTransport {
             ends: Mutex::new((0..ends).map(|_| Partitions::default()).collect()),
             changed: watch::Sender::new(false),
             answers_lost: AtomicUsize::new(0),
+            failing: AtomicUsize::new(0),
         });
         (0..ends).map(|own| Arc::new(Self { line: line.clone(), own })).collect()
     }
@@ -61,6 +64,11 @@ impl MemoryTransport {
     /// Has the next so many events arrive without an answer that says so.
     pub fn lose_answers(&self, events: usize) {
         self.line.answers_lost.store(events, Ordering::Relaxed);
+    }
+
+    /// Has the next so many events fail for the moment.
+    pub fn fail_next(&self, events: usize) {
+        self.line.failing.store(events, Ordering::Relaxed);
     }
 
     /// Delivers a message to this end, as an engine does whose acknowledgement got lost.
@@ -76,6 +84,9 @@ impl MemoryTransport {
     }
 
     fn send_one(&self, outgoing: &Outgoing) -> Result<(), TransportError> {
+        if counted_down(&self.line.failing) {
+            return Err(self.unavailable("it is to fail"));
+        }
         // As text, so that what crosses is what would cross a wire.
         let text = serde_json::to_string(&outgoing.event)
             .map_err(|e| TransportError::Refused { name: self.name().to_owned(), source: e.into() })?;
@@ -88,9 +99,11 @@ impl MemoryTransport {
         }
         ends.iter_mut().for_each(|partitions| partitions[partition].push_back(text.clone()));
         drop(ends);
-        let lost =
-            self.line.answers_lost.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
-        if lost.is_ok() { Err(self.unavailable("the answer was lost")) } else { Ok(()) }
+        if counted_down(&self.line.answers_lost) {
+            Err(self.unavailable("the answer was lost"))
+        } else {
+            Ok(())
+        }
     }
 
     /// Delivers what is in a partition.
@@ -122,6 +135,10 @@ impl MemoryTransport {
             }
         }
     }
+}
+
+fn counted_down(count: &AtomicUsize) -> bool {
+    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok()
 }
 
 impl Line {

@@ -71,6 +71,20 @@ async fn what_was_sent_twice_since_the_answer_was_lost_arrives_once_and_in_order
 }
 
 #[tokio::test]
+async fn what_failed_for_the_moment_is_not_overtaken() {
+    let line = MemoryTransport::line(2);
+    let (a, b) = (EventBus::builder().build(), EventBus::builder().build());
+    let (bridge, _other) = (joined(&a, "a", &line[0]), joined(&b, "a", &line[1]));
+    let seen = Recorder::new();
+    let _s = b.subscribe("a", SubscribeOptions::new().overflow(Overflow::Block), seen.clone()).unwrap();
+    line[0].fail_next(3);
+    publish(&a, "a", 0..20).await;
+    seen.has(20).await;
+    assert_eq!(seen.numbers(), (0..20).collect::<Vec<_>>());
+    assert_eq!(bridge.stats().failures, 3);
+}
+
+#[tokio::test]
 async fn what_is_no_news_or_no_event_is_counted_and_holds_up_nothing() {
     let line = MemoryTransport::line(1);
     let limits = event_bus::Limits { data_bytes: 100, ..event_bus::Limits::default() };
