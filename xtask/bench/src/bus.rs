@@ -1,9 +1,12 @@
-//! The event bus beside raw `tokio::sync::broadcast`.
+//! The event bus beside raw `tokio::sync::broadcast`, and beside a queue for each subscriber: raw
+//! `tokio::sync::mpsc`, and flume.
 //!
 //! Both carry the same events, built before the clock starts: 64 bytes of JSON behind a counted pointer. A
 //! delivery counts once the handler has been called with the event, respectively once the receiver has it.
 //! Publishing runs in bursts that fit the queues, since a broadcast channel drops what does not, so nothing is
 //! lost on either side; the bus's subscriptions have the policy `block`, which checks for room all the same.
+
+mod queues;
 
 use std::future::ready;
 use std::hint::black_box;
@@ -29,22 +32,67 @@ pub(crate) fn rows(plan: &Plan) -> Vec<Row> {
     // Sizes stand in what a row says, so that the figures of a quick run are not taken for the others.
     let (deliveries_of, unheard, idle) =
         (plan.pick(4_000_000, 800_000), plan.pick(2_000_000, 200_000), plan.pick(3_000, 500));
-    let fan_out = |id, subscribers: usize| {
-        let what = format!(
+    let what = move |subscribers: usize| {
+        format!(
             "publish → handler called, {subscribers} subscribers of one topic, {} events, one publisher, 64 B \
              JSON events built before, capacity {CAPACITY}, policy block, {WORKERS} worker threads, no tracing",
             count(events_of(deliveries_of, subscribers))
-        );
-        Row::new(id, what, Unit::PerSecond, Goal::RatioAtLeast(1.0), move |_| {
+        )
+    };
+    let fan_out = |id, subscribers: usize| {
+        Row::new(id, what(subscribers), Unit::PerSecond, Goal::RatioAtLeast(1.0), move |_| {
             deliveries(deliveries_of, subscribers, ours)
         })
         .reference("tokio::sync::broadcast", move |_| deliveries(deliveries_of, subscribers, raw_broadcast))
+    };
+    let beside = |id, subscribers: usize, name, run: Run| {
+        Row::new(id, what(subscribers), Unit::PerSecond, Goal::None, move |_| {
+            deliveries(deliveries_of, subscribers, ours)
+        })
+        .reference(name, move |_| run(deliveries_of, subscribers))
+    };
+    let mpsc: Run = |all, subscribers| deliveries(all, subscribers, queues::raw_mpsc);
+    let flume: Run = |all, subscribers| deliveries(all, subscribers, queues::raw_flume);
+    let in_turn = plan.pick(400_000, 200_000);
+    let topics = |id, topics: usize| {
+        let what = format!(
+            "publish → handler called, {topics} topics in turn with a subscriber each, {} events, one publisher, \
+             otherwise as bus.fanout",
+            count(in_turn)
+        );
+        let rate = move |took: Duration| in_turn as f64 / took.as_secs_f64();
+        Row::new(id, what, Unit::PerSecond, Goal::None, move |_| {
+            block_on(WORKERS, many_topics(topics, in_turn)).map(rate)
+        })
+        .reference("tokio::sync::mpsc, one found by topic in a HashMap", move |_| {
+            block_on(WORKERS, queues::mpsc_by_topic(topics, in_turn)).map(rate)
+        })
     };
     vec![
         fan_out("bus.fanout.1", 1),
         fan_out("bus.fanout.10", 10),
         fan_out("bus.fanout.100", 100),
         fan_out("bus.fanout.1000", 1000),
+        beside("bus.fanout.mpsc.1", 1, "tokio::sync::mpsc for each", mpsc),
+        beside("bus.fanout.mpsc.10", 10, "tokio::sync::mpsc for each", mpsc),
+        beside("bus.fanout.mpsc.100", 100, "tokio::sync::mpsc for each", mpsc),
+        beside("bus.fanout.mpsc.1000", 1000, "tokio::sync::mpsc for each", mpsc),
+        beside("bus.fanout.flume.1", 1, "flume for each", flume),
+        beside("bus.fanout.flume.10", 10, "flume for each", flume),
+        beside("bus.fanout.flume.100", 100, "flume for each", flume),
+        beside("bus.fanout.flume.1000", 1000, "flume for each", flume),
+        topics("bus.topics.1", 1),
+        topics("bus.topics.1k", 1_000),
+        topics("bus.topics.100k", 100_000),
+        Row::new(
+            "bus.spans",
+            "bus.fanout.1 with a span for each handled event asked for and nobody listening to spans, beside \
+             bus.fanout.1 itself",
+            Unit::PerSecond,
+            Goal::None,
+            move |_| deliveries(deliveries_of, 1, |subscribers, events| on_bus(true, subscribers, events)),
+        )
+        .reference("without spans", move |_| deliveries(deliveries_of, 1, ours)),
         Row::new(
             "bus.nobody",
             format!(
@@ -70,8 +118,9 @@ pub(crate) fn rows(plan: &Plan) -> Vec<Row> {
         Row::new(
             "bus.growth",
             format!(
-                "cost an event over 1 k to {} events published; beside it over 1 to 100 k topics with a \
-                 subscriber each, and cost a delivery over 1 to 1,000 subscribers",
+                "the steepest of three: cost an event over 1 k to {} events published, over 1 to 100 k topics \
+                 with a subscriber each, and cost a delivery over 1 to 1,000 subscribers; beside it cost an event \
+                 of one topic while 1 to 100 k others have a subscriber each, half of them by a pattern",
                 count(plan.pick(1_000_000, 300_000))
             ),
             Unit::Slope,
@@ -81,6 +130,9 @@ pub(crate) fn rows(plan: &Plan) -> Vec<Row> {
         .without_warm_up(),
     ]
 }
+
+/// One round of so many deliveries to so many subscribers, in deliveries a second.
+type Run = fn(usize, usize) -> anyhow::Result<f64>;
 
 /// How many events make so many deliveries, and fill a queue at least once.
 fn events_of(deliveries: usize, subscribers: usize) -> usize {
@@ -140,7 +192,11 @@ fn subscribe(bus: &EventBus, topic: &Topic, counter: &Arc<Counter>) -> anyhow::R
 }
 
 async fn ours(subscribers: usize, events: usize) -> anyhow::Result<Duration> {
-    let bus = EventBus::builder().build();
+    on_bus(false, subscribers, events).await
+}
+
+async fn on_bus(spans: bool, subscribers: usize, events: usize) -> anyhow::Result<Duration> {
+    let bus = EventBus::builder().spans(spans).build();
     let topic = Topic::new("orders.created")?;
     let pool = pool(&topic)?;
     let done = Arc::new(Semaphore::new(0));
@@ -302,9 +358,49 @@ fn slopes(plan: &Plan) -> anyhow::Result<Sample> {
         let took = block_on(WORKERS, ours(subscribers, events))?;
         by_subscribers.push((subscribers as f64, cost(events * subscribers, took)));
     }
-    Ok(Sample::from(growth(&by_events))
-        .detail("topics", growth(&by_topics))
-        .detail("subscribers", growth(&by_subscribers)))
+    let mut by_others = Vec::new();
+    for others in [1, 100, 10_000, 100_000] {
+        let events = plan.pick(1_000_000, 200_000);
+        by_others.push((others as f64, cost(events, block_on(WORKERS, among_others(others, events))?)));
+    }
+    let slopes = [growth(&by_events), growth(&by_topics), growth(&by_subscribers)];
+    Ok(Sample::from(slopes.into_iter().fold(f64::MIN, f64::max))
+        .detail("events", slopes[0])
+        .detail("topics", slopes[1])
+        .detail("subscribers", slopes[2])
+        .detail("unrelated subscriptions", growth(&by_others)))
+}
+
+/// Events of one topic, while others have a subscriber each, half of them by a pattern with a wildcard.
+async fn among_others(others: usize, events: usize) -> anyhow::Result<Duration> {
+    let bus = EventBus::builder().build();
+    let done = Arc::new(Semaphore::new(0));
+    let nobody = Counter::new(usize::MAX, &done);
+    let mut subscriptions = Vec::new();
+    for n in 0..others {
+        let counter = nobody.clone();
+        let pattern = if n.is_multiple_of(2) { format!("orders.n{n}") } else { format!("orders.n{n}.*.**") };
+        subscriptions.push(bus.subscribe(&*pattern, SubscribeOptions::new(), move |event: Event| {
+            counter.count(&event);
+            ready(Ok(()))
+        })?);
+    }
+    let topic = Topic::new("orders.created")?;
+    subscriptions.push(subscribe(&bus, &topic, &Counter::new(events, &done))?);
+    let pool = pool(&topic)?;
+    settle().await;
+    let publisher = bus.clone();
+    let took = on_a_worker(async move {
+        let began = Instant::now();
+        for n in 0..events {
+            publisher.publish(pool[n % POOL].clone()).await?;
+        }
+        done.acquire().await?.forget();
+        Ok(began.elapsed())
+    })
+    .await?;
+    drop(subscriptions);
+    Ok(took)
 }
 
 /// Events published in turn to topics that have a subscriber each.

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json as value};
 
+use super::row::Goal;
 use super::run::Measured;
 use super::stats::Spread;
 
@@ -30,18 +31,23 @@ pub(crate) fn text(row: &Measured) -> String {
         let Spread { median, low, high } = reference.ratio;
         line("ratio", format!("{median:.3}  ({low:.3} – {high:.3})"), "");
     }
-    let verdict = if row.met() { "met" } else { "MISSED" };
-    line("goal", row.goal.show(row.unit), &format!("{verdict}, {} rounds", row.rounds));
+    let verdict = match row.goal {
+        Goal::None => "",
+        _ if row.met() => "met, ",
+        _ => "MISSED, ",
+    };
+    line("goal", row.goal.show(row.unit), &format!("{verdict}{} rounds", row.rounds));
     out
 }
 
 /// The closing line.
 pub(crate) fn summary(rows: &[Measured]) -> String {
+    let judged = rows.iter().filter(|row| row.goal != Goal::None).count();
     let missed: Vec<_> = rows.iter().filter(|row| !row.met()).map(|row| row.id).collect();
-    let met = rows.len() - missed.len();
+    let met = judged - missed.len();
     match missed.as_slice() {
-        [] => format!("{met} of {} goals met", rows.len()),
-        _ => format!("{met} of {} goals met; missed: {}", rows.len(), missed.join(" ")),
+        [] => format!("{met} of {judged} goals met"),
+        _ => format!("{met} of {judged} goals met; missed: {}", missed.join(" ")),
     }
 }
 
@@ -57,8 +63,8 @@ pub(crate) fn json(rows: &[Measured]) -> Value {
                 value!({ "name": reference.name, "value": reference.figures.median })
             }),
             "ratio": row.reference.as_ref().map(|reference| reference.ratio.median),
-            "goal": row.goal.show(row.unit),
-            "met": row.met(),
+            "goal": (row.goal != Goal::None).then(|| row.goal.show(row.unit)),
+            "met": (row.goal != Goal::None).then(|| row.met()),
         })
     };
     Value::Array(rows.iter().map(row).collect())
@@ -67,7 +73,7 @@ pub(crate) fn json(rows: &[Measured]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::harness::row::{Goal, Unit};
+    use crate::harness::row::Unit;
     use crate::harness::run::Reference;
 
     fn at(median: f64) -> Spread {

@@ -91,6 +91,8 @@ pub(crate) enum Goal {
     AtLeast(f64),
     /// Ours is at most this, in the unit of the row; a reference is only shown.
     AtMost(f64),
+    /// Nothing: the figure is shown and not judged.
+    None,
 }
 
 impl Goal {
@@ -101,6 +103,7 @@ impl Goal {
             Self::RatioAtMost(bound) => ratio.is_some_and(|ratio| ratio <= bound),
             Self::AtLeast(bound) => value >= bound,
             Self::AtMost(bound) => value <= bound,
+            Self::None => true,
         }
     }
 
@@ -110,6 +113,7 @@ impl Goal {
             Self::RatioAtMost(bound) => format!("ratio ≤ {bound:.2}"),
             Self::AtLeast(bound) => format!("≥ {}", unit.show(bound)),
             Self::AtMost(bound) => format!("≤ {}", unit.show(bound)),
+            Self::None => "none".to_owned(),
         }
     }
 }
