@@ -18,8 +18,6 @@ mod disk;
 mod frame;
 mod log;
 #[cfg(test)]
-mod sim;
-#[cfg(test)]
 mod tests;
 
 use disk::{Disk, Folder};
