@@ -459,13 +459,8 @@ impl Scheduler {
             Ok(()) => {
                 let applied = apply(core);
                 // It may have changed in between: what it is now goes to the store again.
-                match &applied {
-                    Ok(_) => core.note_changed(&id),
-                    Err(_) => {
-                        if let Some(task) = core.find(&id) {
-                            core.store_task(task, false);
-                        }
-                    }
+                if let Some(task) = core.find(&id) {
+                    core.store_task(task, false);
                 }
                 applied
             }
