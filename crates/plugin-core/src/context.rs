@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use event_bus::{Event, EventBus, EventHandler, Pattern, SubscribeOptions, SubscriptionSpec, Topic};
@@ -14,6 +15,7 @@ use semver::Version;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::route::{GrantedMiddleware, MiddlewareEntry, MiddlewareFn};
 use crate::scope::{Phase, ScopeInner, ScopeState};
@@ -35,11 +37,17 @@ const HOST_TOPICS: [&str; 3] = ["plugin", "system", "scheduler"];
 pub struct PluginContext {
     inner: Arc<ScopeInner>,
     config: Arc<ArcSwap<Value>>,
+    deadline: Option<Instant>,
 }
 
 impl PluginContext {
     pub(crate) fn new(inner: Arc<ScopeInner>, config: Arc<ArcSwap<Value>>) -> Self {
-        Self { inner, config }
+        Self { inner, config, deadline: None }
+    }
+
+    /// The same for a call that is waited for until `deadline`.
+    pub(crate) fn until(self, deadline: Instant) -> Self {
+        Self { deadline: Some(deadline), ..self }
     }
 
     /// The plugin's name.
@@ -64,6 +72,13 @@ impl PluginContext {
     #[must_use]
     pub fn clock(&self) -> SharedClock {
         self.inner.host.clock.clone()
+    }
+
+    /// How much is left of the time that the host gives the lifecycle method that this context was passed
+    /// to: a `stop` that has something to wait for shares it out. Nothing where the method has no deadline.
+    #[must_use]
+    pub fn time_left(&self) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
     /// The plugin's configuration, decoded. An absent section is an empty table.
@@ -325,6 +340,7 @@ impl PluginContext {
     }
 
     /// A listening socket of the host's for this transport plugin. A swap's new version gets the same one.
+    /// What is opened in a start or a swap that fails is closed again.
     ///
     /// # Errors
     ///
@@ -335,7 +351,19 @@ impl PluginContext {
             let source = std::io::Error::new(std::io::ErrorKind::PermissionDenied, reason);
             return Err(ListenError { address, source });
         }
-        self.inner.host.listeners.listen(self.name(), name, address).await
+        let listeners = &self.inner.host.listeners;
+        let (listener, replaced) = listeners.open(self.name(), name, address).await?;
+        if let Some(replaced) = replaced {
+            let mut state = self.inner.state();
+            match state.phase {
+                // The one before is closed once nobody accepts from it.
+                Phase::Published => {}
+                // It may not come to serve there.
+                Phase::Opening | Phase::Starting | Phase::Publishing => state.replaced.push(replaced),
+                Phase::Closed => listeners.put_back(replaced),
+            }
+        }
+        Ok(listener)
     }
 
     /// The host's event bus: for extension traits and transports of the host itself, past the permissions

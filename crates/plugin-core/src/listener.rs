@@ -46,7 +46,23 @@ pub struct ListenError {
 /// The host's sockets, by plugin and name.
 #[derive(Debug, Default)]
 pub struct Listeners {
-    open: Mutex<HashMap<(PluginName, String), (SocketAddr, HostListener)>>,
+    open: Mutex<HashMap<(PluginName, String), Open>>,
+}
+
+/// A socket, and the address that was asked for.
+#[derive(Debug)]
+struct Open {
+    asked: SocketAddr,
+    listener: HostListener,
+}
+
+/// A socket that was opened in place of another one, or of none. Dropped, that other one is closed once
+/// nobody accepts from it any more.
+#[derive(Debug)]
+pub(crate) struct Replaced {
+    key: (PluginName, String),
+    opened: Arc<TcpListener>,
+    before: Option<Open>,
 }
 
 impl Listeners {
@@ -61,18 +77,40 @@ impl Listeners {
         name: &str,
         address: SocketAddr,
     ) -> Result<HostListener, ListenError> {
+        self.open(plugin, name, address).await.map(|(listener, _)| listener)
+    }
+
+    /// The same, and what it took the place of.
+    pub(crate) async fn open(
+        &self,
+        plugin: &PluginName,
+        name: &str,
+        address: SocketAddr,
+    ) -> Result<(HostListener, Option<Replaced>), ListenError> {
         let key = (plugin.clone(), name.to_owned());
-        if let Some((asked, listener)) = self.lock().get(&key)
-            && *asked == address
+        if let Some(open) = self.lock().get(&key)
+            && open.asked == address
         {
-            return Ok(listener.clone());
+            return Ok((open.listener.clone(), None));
         }
         let refused = |source| ListenError { address, source };
-        let socket = TcpListener::bind(address).await.map_err(refused)?;
-        let listener =
-            HostListener { address: socket.local_addr().map_err(refused)?, socket: Arc::new(socket) };
-        self.lock().insert(key, (address, listener.clone()));
-        Ok(listener)
+        let socket = Arc::new(TcpListener::bind(address).await.map_err(refused)?);
+        let listener = HostListener { address: socket.local_addr().map_err(refused)?, socket };
+        let before = self.lock().insert(key.clone(), Open { asked: address, listener: listener.clone() });
+        let replaced = Replaced { key, opened: listener.socket.clone(), before };
+        Ok((listener, Some(replaced)))
+    }
+
+    /// Takes back what [`open`](Listeners::open) did, for a plugin that did not come to serve there.
+    pub(crate) fn put_back(&self, replaced: Replaced) {
+        let Replaced { key, opened, before } = replaced;
+        let mut open = self.lock();
+        if open.get(&key).is_some_and(|now| Arc::ptr_eq(&now.listener.socket, &opened)) {
+            match before {
+                Some(before) => drop(open.insert(key, before)),
+                None => drop(open.remove(&key)),
+            }
+        }
     }
 
     /// Closes the sockets of `plugin`, once nobody accepts from them any more.
@@ -83,10 +121,13 @@ impl Listeners {
     /// The sockets that are open: plugin, name, address.
     #[must_use]
     pub fn addresses(&self) -> Vec<(PluginName, String, SocketAddr)> {
-        self.lock().iter().map(|((plugin, name), (_, l))| (plugin.clone(), name.clone(), l.address)).collect()
+        let addresses = |((plugin, name), open): (&(PluginName, String), &Open)| {
+            (plugin.clone(), name.clone(), open.listener.address)
+        };
+        self.lock().iter().map(addresses).collect()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(PluginName, String), (SocketAddr, HostListener)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(PluginName, String), Open>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

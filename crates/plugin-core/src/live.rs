@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use crate::route::{MiddlewareEntry, Route};
 use crate::service::{Service, ServiceKey};
-use crate::{Middleware, PluginName};
+use crate::{Middleware, Permissions, PluginName};
 
 /// What one incarnation of a plugin has published: immutable, and counted while it is in use.
 ///
@@ -25,6 +25,7 @@ pub struct Live {
     pub(crate) services: HashMap<ServiceKey, Service>,
     routes: Vec<Arc<Route>>,
     middleware: Vec<MiddlewareEntry>,
+    permissions: Permissions,
     closed: AtomicBool,
     inside: AtomicUsize,
     left: Notify,
@@ -40,6 +41,7 @@ impl Live {
         services: HashMap<ServiceKey, Service>,
         routes: Vec<Arc<Route>>,
         middleware: Vec<MiddlewareEntry>,
+        permissions: Permissions,
     ) -> Self {
         Self {
             plugin,
@@ -48,6 +50,7 @@ impl Live {
             services,
             routes,
             middleware,
+            permissions,
             closed: AtomicBool::new(false),
             inside: AtomicUsize::new(0),
             left: Notify::new(),
@@ -82,6 +85,12 @@ impl Live {
     /// Its middleware with the priority of each; lower is further out.
     pub fn middleware(&self) -> impl Iterator<Item = (i32, &Arc<dyn Middleware>)> {
         self.middleware.iter().map(|entry| (entry.priority, &entry.middleware))
+    }
+
+    /// What it was granted; its middleware stands before the paths that it may serve itself.
+    #[must_use]
+    pub fn permissions(&self) -> &Permissions {
+        &self.permissions
     }
 
     /// The services that it offers.
@@ -268,7 +277,8 @@ pub(crate) mod tests {
 
     pub(crate) fn live(incarnation: u64, services: HashMap<ServiceKey, Service>) -> Arc<Live> {
         let name = PluginName::new("p").unwrap();
-        Arc::new(Live::new(name, Version::new(1, 0, 0), incarnation, services, Vec::new(), Vec::new()))
+        let (version, permissions) = (Version::new(1, 0, 0), Permissions::new(Vec::new()));
+        Arc::new(Live::new(name, version, incarnation, services, Vec::new(), Vec::new(), permissions))
     }
 
     #[tokio::test]

@@ -13,7 +13,9 @@ use event_bus::{EventBus, Subscription, SubscriptionSpec};
 use runtime::{CancellationToken, SharedClock, ShutdownReport, TaskOwner, panic_message};
 use serde_json::Value;
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 
+use crate::listener::Replaced;
 use crate::live::{Live, Slot};
 use crate::route::{MiddlewareEntry, Route};
 use crate::service::{Service, ServiceKey};
@@ -30,7 +32,8 @@ pub struct Host {
     pub directory: Arc<dyn Directory>,
     /// Holds the listening sockets.
     pub listeners: Arc<Listeners>,
-    /// Runs plugins' code. The control plane has a runtime of its own.
+    /// Runs plugins' code. The control plane has a runtime of its own. Scopes that are opened with another
+    /// one here run their plugin's background work there.
     pub runtime: Handle,
 }
 
@@ -45,7 +48,11 @@ impl fmt::Debug for Host {
 pub enum Withdrawal {
     /// The plugin stops: its routes are gone, its tasks suspended.
     Stopped,
-    /// The plugin restarts: its routes answer 503 meanwhile, its tasks wait.
+    /// The plugin failed for good: its routes are gone, its tasks suspended. What its middleware stood
+    /// before is answered 503, since nobody has said that it may be reached without.
+    Failed,
+    /// The plugin restarts: its routes, and those that its middleware stands before, answer 503 meanwhile;
+    /// its tasks wait.
     Restarting,
     /// Another incarnation has taken over; only what that one does not have goes.
     Replaced,
@@ -108,7 +115,8 @@ pub trait Directory: Send + Sync + 'static {
     fn publish(&self, slot: &Arc<Slot>, live: Arc<Live>) -> Result<Option<Arc<Live>>, PublishError>;
 
     /// Takes the incarnation numbered `incarnation` out of the slot and the indexes; does nothing if another
-    /// one stands there by now. With [`Withdrawal::Restarting`] its routes stay known, to be answered 503.
+    /// one stands there by now. With [`Withdrawal::Restarting`] its routes stay known, to be answered 503;
+    /// so do those behind its middleware, with that and with [`Withdrawal::Failed`].
     fn withdraw(&self, slot: &Arc<Slot>, incarnation: u64, why: Withdrawal);
 }
 
@@ -158,9 +166,16 @@ pub trait Registration: Send + 'static {
 /// Something that was registered and can be taken back.
 #[async_trait]
 pub trait Withdraw: Send + 'static {
-    /// Takes it back: when this returns, no new call of it begins. What a successor has replaced stays the
-    /// successor's.
-    async fn withdraw(self: Box<Self>, why: Withdrawal);
+    /// Takes it back: when this returns, no new call of it begins. It waits for nothing and runs no code of
+    /// the plugin's. What a successor has replaced stays the successor's.
+    fn withdraw(&mut self, why: Withdrawal);
+
+    /// Waits until the calls that had begun by then have ended, for `deadline` at the most; tells how many
+    /// had not.
+    async fn drained(&mut self, deadline: Duration) -> usize {
+        let _ = deadline;
+        0
+    }
 }
 
 /// How an incarnation's withdrawal went.
@@ -234,6 +249,8 @@ pub(crate) struct ScopeState {
     pub(crate) staged_subscriptions: Vec<SubscriptionSpec>,
     pub(crate) registrations: Vec<Box<dyn Registration>>,
     pub(crate) owned: Vec<Box<dyn Any + Send>>,
+    /// Sockets that were opened before it was published, in place of others.
+    pub(crate) replaced: Vec<Replaced>,
     subscriptions: Vec<Subscription>,
     withdraws: Vec<Box<dyn Withdraw>>,
     live: Option<Arc<Live>>,
@@ -250,19 +267,20 @@ impl ScopeState {
             staged_subscriptions: Vec::new(),
             registrations: Vec::new(),
             owned: Vec::new(),
+            replaced: Vec::new(),
             subscriptions: Vec::new(),
             withdraws: Vec::new(),
             live: None,
         }
     }
 
-    /// Refuses all that still comes, and gives what there was except for what is owned.
+    /// Refuses all that still comes, and gives what there was except for what is owned or was opened.
     ///
     /// Dropped by the caller, who holds no lock: it is the plugin's own code that runs then. Nothing stays
     /// behind, since a handler may hold the context, and the context would hold the handler.
     fn shut(&mut self) -> Self {
-        let owned = std::mem::take(&mut self.owned);
-        std::mem::replace(self, Self { phase: Phase::Closed, owned, ..Self::new() })
+        let (owned, replaced) = (std::mem::take(&mut self.owned), std::mem::take(&mut self.replaced));
+        std::mem::replace(self, Self { phase: Phase::Closed, owned, replaced, ..Self::new() })
     }
 }
 
@@ -307,6 +325,12 @@ impl Scope {
     #[must_use]
     pub fn context(&self) -> PluginContext {
         PluginContext::new(self.inner.clone(), self.inner.config.clone())
+    }
+
+    /// The plugin's side, for a call that is waited for until `deadline`.
+    #[must_use]
+    pub fn context_until(&self, deadline: Instant) -> PluginContext {
+        self.context().until(deadline)
     }
 
     /// The plugin's side, with a configuration that is not in force yet: for
@@ -407,6 +431,7 @@ impl Scope {
             std::mem::take(&mut state.services),
             std::mem::take(&mut state.routes),
             std::mem::take(&mut state.middleware),
+            inner.permissions.clone(),
         ));
         // The directory first: it is what can refuse. Between it and the bus lie microseconds in which
         // requests see the new incarnation and events still go to the old one, which is there.
@@ -438,43 +463,66 @@ impl Scope {
         }
         state.withdraws = registrations.into_iter().map(Registration::commit).collect();
         state.live = Some(live.clone());
+        state.replaced.clear();
         state.phase = Phase::Published;
         Ok(())
     }
 
-    /// Takes back what was published and lets no new call in, then waits for those inside, for `drain` at
-    /// the most.
-    ///
-    /// When it returns no new call reaches anything that the plugin registered.
-    pub async fn withdraw(&self, why: Withdrawal, drain: Duration) -> DrainReport {
+    /// Takes back what was published: when it returns, no new call reaches anything that the plugin
+    /// registered. It waits for nothing and runs no code of the plugin's, so that it can be called where
+    /// such code must not run. A second call does nothing.
+    pub fn shut_out(&self, why: Withdrawal) {
         let inner = &self.inner;
-        // In a statement of its own, so that the lock is released before anything of it is dropped.
-        let shut = inner.state().shut();
-        let ScopeState { live, subscriptions, withdraws, .. } = shut;
+        let (live, subscriptions, mut withdraws) = {
+            let mut state = inner.state();
+            if state.phase == Phase::Closed {
+                return;
+            }
+            state.phase = Phase::Closed;
+            let subscriptions = std::mem::take(&mut state.subscriptions);
+            (state.live.clone(), subscriptions, std::mem::take(&mut state.withdraws))
+        };
         if let Some(live) = &live {
             if why != Withdrawal::Replaced {
                 inner.host.directory.withdraw(&inner.slot, inner.incarnation, why);
             }
             live.close();
         }
-        let deadline = tokio::time::Instant::now() + drain;
-        // All stop taking events at once, whatever the rest does, and then handle what they have side by side.
+        // All stop taking events at once, and then handle what they have side by side.
         subscriptions.iter().for_each(Subscription::drain);
-        for withdraw in withdraws {
-            withdraw.withdraw(why).await;
-        }
-        let left = || deadline.saturating_duration_since(tokio::time::Instant::now());
+        withdraws.iter_mut().for_each(|withdraw| withdraw.withdraw(why));
+        // What is left of them is dropped where the plugin's code may run.
+        let mut state = inner.state();
+        state.subscriptions = subscriptions;
+        state.withdraws = withdraws;
+    }
+
+    /// [Shuts out](Scope::shut_out) new calls, then waits for those inside, for `drain` at the most.
+    pub async fn withdraw(&self, why: Withdrawal, drain: Duration) -> DrainReport {
+        self.shut_out(why);
+        // In a statement of its own, so that the lock is released before anything of it is dropped.
+        let shut = self.inner.state().shut();
+        let ScopeState { live, subscriptions, withdraws, .. } = shut;
+        let deadline = Instant::now() + drain;
+        let left = || deadline.saturating_duration_since(Instant::now());
         let mut report = DrainReport::default();
+        for mut withdrawn in withdraws {
+            report.in_flight += withdrawn.drained(left()).await;
+        }
         for subscription in subscriptions {
             report.undelivered += subscription.drained(left()).await;
         }
         if let Some(live) = live
             && !live.drained(left()).await
         {
-            report.in_flight = live.in_flight();
+            report.in_flight += live.in_flight();
             report.holders = live.holders();
         }
         report
+    }
+
+    fn take_replaced(&self) -> Option<Replaced> {
+        self.inner.state().replaced.pop()
     }
 
     /// Signals the end to the plugin's background tasks. Does not wait.
@@ -491,6 +539,10 @@ impl Scope {
         let shut = self.inner.state().shut();
         drop(shut);
         let report = self.inner.tasks.shutdown(deadline).await;
+        // The last first, so that what was there before the first is there in the end.
+        while let Some(replaced) = self.take_replaced() {
+            self.inner.host.listeners.put_back(replaced);
+        }
         let mut owned = std::mem::take(&mut self.inner.state().owned);
         while let Some(guard) = owned.pop() {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(guard))) {

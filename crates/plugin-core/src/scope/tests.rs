@@ -279,9 +279,8 @@ impl Registration for Recorded {
     }
 }
 
-#[async_trait]
 impl Withdraw for Recorded {
-    async fn withdraw(self: Box<Self>, why: Withdrawal) {
+    fn withdraw(&mut self, why: Withdrawal) {
         self.log.lock().unwrap().push(format!("withdraw {} {why:?}", self.name));
     }
 }
@@ -375,9 +374,109 @@ impl Registration for Late {
     }
 }
 
-#[async_trait]
 impl Withdraw for Late {
-    async fn withdraw(self: Box<Self>, _: Withdrawal) {}
+    fn withdraw(&mut self, _: Withdrawal) {}
+}
+
+/// Calls under way that end when a gate opens.
+struct Gated(Arc<AtomicUsize>, tokio::sync::watch::Receiver<bool>);
+
+impl Registration for Gated {
+    fn describe(&self) -> String {
+        "gated".to_owned()
+    }
+
+    fn commit(self: Box<Self>) -> Box<dyn Withdraw> {
+        self
+    }
+}
+
+#[async_trait]
+impl Withdraw for Gated {
+    fn withdraw(&mut self, _: Withdrawal) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+
+    async fn drained(&mut self, deadline: Duration) -> usize {
+        usize::from(tokio::time::timeout(deadline, self.1.wait_for(|open| *open)).await.is_err())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn promise_4_registrations_are_withdrawn_at_once_and_drained_after() {
+    let (host, slot) = (host(), slot());
+    let (open, gate) = tokio::sync::watch::channel(false);
+    let start = async |incarnation| {
+        let withdrawn = Arc::default();
+        let scope = scope(&host, &slot, incarnation, &[]);
+        scope.begin_start();
+        scope.context().register(Gated(Arc::clone(&withdrawn), gate.clone())).unwrap();
+        scope.publish(None).await.unwrap();
+        (scope, withdrawn)
+    };
+    let (scope, withdrawn) = start(1).await;
+    scope.shut_out(Withdrawal::Stopped);
+    assert_eq!(withdrawn.load(Ordering::SeqCst), 1, "without waiting for anything");
+    assert!(slot.live().is_none());
+    let report = scope.withdraw(Withdrawal::Stopped, DRAIN).await;
+    assert_eq!((report.in_flight, withdrawn.load(Ordering::SeqCst)), (1, 1), "once, and then waited for");
+    let (scope, _) = start(2).await;
+    let draining = scope.withdraw(Withdrawal::Stopped, DRAIN);
+    tokio::pin!(draining);
+    assert!(futures_util::poll!(&mut draining).is_pending());
+    open.send_replace(true);
+    assert!(draining.await.is_clean());
+}
+
+#[tokio::test]
+async fn a_start_that_fails_gives_back_the_sockets_that_it_opened() {
+    let (host, slot) = (host(), slot());
+    let transport = |incarnation| {
+        let manifest = Manifest::new("p", "1.0.0").unwrap().kind(crate::PluginKind::Transport);
+        let options = ScopeOptions {
+            manifest: Arc::new(manifest),
+            permissions: Permissions::new(Vec::new()),
+            config: json!({}),
+            incarnation,
+        };
+        let scope = Scope::open(host.clone(), slot.clone(), options);
+        scope.begin_start();
+        scope
+    };
+    let addresses =
+        || host.listeners.addresses().into_iter().map(|(_, _, address)| address).collect::<Vec<_>>();
+    let any = |host: &str| format!("{host}:0").parse().unwrap();
+    let fails = transport(1);
+    let opened = fails.context().listen("http", any("127.0.0.1")).await.unwrap();
+    assert_eq!(addresses(), [opened.address()]);
+    fails.close(DRAIN).await;
+    assert!(addresses().is_empty());
+
+    let old = transport(2);
+    let served = old.context().listen("http", any("127.0.0.1")).await.unwrap();
+    old.publish(None).await.unwrap();
+    let refused = transport(3);
+    refused.context().listen("http", any("0.0.0.0")).await.unwrap();
+    refused.context().listen("http", any("127.0.0.1")).await.unwrap();
+    refused.close(DRAIN).await;
+    assert_eq!(addresses(), [served.address()], "what serves is still what is known");
+    let takes_over = transport(4);
+    let moved = takes_over.context().listen("http", any("0.0.0.0")).await.unwrap();
+    takes_over.publish(Some(&old)).await.unwrap();
+    takes_over.close(DRAIN).await;
+    assert_eq!(addresses(), [moved.address()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_context_tells_what_is_left_of_its_methods_time() {
+    let (host, slot) = (host(), slot());
+    let scope = scope(&host, &slot, 1, &[]);
+    assert_eq!(scope.context().time_left(), None);
+    let ctx = scope.context_until(Instant::now() + DRAIN);
+    tokio::time::advance(DRAIN / 4).await;
+    assert_eq!(ctx.time_left(), Some(DRAIN * 3 / 4));
+    tokio::time::advance(DRAIN).await;
+    assert_eq!(ctx.time_left(), Some(Duration::ZERO));
 }
 
 #[tokio::test]
