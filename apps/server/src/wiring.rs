@@ -80,12 +80,12 @@ pub(crate) async fn start(
     let scheduler = {
         let config: SchedulerConfig = decode(&loaded.settings.section(&["plugins", SCHEDULER]))?;
         let store = task_store(&config, &loaded.host.data_dir)?;
-        let _plugins = plugins.enter();
         let mut builder = Scheduler::builder()
             .clock(clock.clone())
             .bus(bus.clone())
             .node(&loaded.host.node)
             .config(config)
+            .runs_on(plugins.clone())
             .start_later();
         if let Some(store) = store {
             builder = builder.store(store);
@@ -114,14 +114,14 @@ pub(crate) async fn start(
         .build();
     measure(telemetry, &bus, &scheduler, &manager);
 
-    let http = HttpPlugin::new(management.clone()).runtime(control);
+    let http = HttpPlugin::new(management.clone()).plugins(plugins.clone());
     let listening = http.address();
-    for (plugin, options) in [
-        (Arc::new(SchedulerPlugin::new(scheduler)?) as Arc<dyn Plugin>, PluginOptions::default()),
-        (Arc::new(http), PluginOptions::default()),
-    ]
-    .into_iter()
-    .chain(host.plugins)
+    // The host's own parts: other plugins' code cannot keep them from starting, answering and stopping.
+    let own = || PluginOptions { runtime: Some(control.clone()), ..PluginOptions::default() };
+    for (plugin, options) in
+        [(Arc::new(SchedulerPlugin::new(scheduler)?) as Arc<dyn Plugin>, own()), (Arc::new(http), own())]
+            .into_iter()
+            .chain(host.plugins)
     {
         manager.register(plugin, options).context("register")?;
     }
@@ -164,13 +164,11 @@ pub(crate) async fn start(
 /// Says what of the host did not start, and gives back what kept everything from starting.
 fn log_start(outcome: Result<StartReport, ManagerError>) -> Result<(), ManagerError> {
     let report = outcome?;
-    for failed in &report.failed {
-        warn!(plugin = %failed.name, reason = failed.reason, "plugin did not start");
-    }
     for waiting in &report.waiting {
         warn!(plugin = %waiting.name, reason = waiting.reason, "plugin waits");
     }
-    info!(running = report.running.len(), took = %report.took, "started");
+    // Each failure has been told when it happened.
+    info!(running = report.running.len(), failed = report.failed.len(), took = %report.took, "started");
     Ok(())
 }
 

@@ -27,8 +27,8 @@ pub const HTTP: &str = "http";
 /// Its configuration is [`HttpConfig`], in the section `[plugins.http]`.
 pub struct HttpPlugin {
     management: Management,
-    /// Where connections are served. The control plane has a runtime of its own.
-    runtime: Option<Handle>,
+    /// Where plugins' handlers run, if not where connections are served.
+    plugins: Option<Handle>,
     address: watch::Sender<Option<SocketAddr>>,
     serving: Mutex<Option<Serving>>,
 }
@@ -46,14 +46,15 @@ impl HttpPlugin {
     /// The transport of a host.
     #[must_use]
     pub fn new(management: Management) -> Self {
-        Self { management, runtime: None, address: watch::Sender::new(None), serving: Mutex::new(None) }
+        Self { management, plugins: None, address: watch::Sender::new(None), serving: Mutex::new(None) }
     }
 
-    /// Serves connections on this runtime, in place of the one that plugins' code runs on, so that code
-    /// that blocks there does not keep the management API from answering.
+    /// Runs plugins' handlers on this runtime as soon as they would take the last thread of the one that
+    /// this plugin runs on, where connections are served: code that blocks its thread does not keep the
+    /// management API from answering then.
     #[must_use]
-    pub fn runtime(mut self, handle: Handle) -> Self {
-        self.runtime = Some(handle);
+    pub fn plugins(mut self, handle: Handle) -> Self {
+        self.plugins = Some(handle);
         self
     }
 
@@ -75,20 +76,16 @@ impl HttpPlugin {
     async fn open(&self, ctx: &PluginContext) -> Result<Serving, PluginError> {
         let config: HttpConfig = ctx.config()?;
         config.check()?;
-        let plugins = Handle::current();
-        // Opened where it is accepted from: a socket is woken by the runtime that it was opened on, and
-        // plugins' code can block all threads of theirs.
-        let opening = self.runtime.clone().unwrap_or_else(|| plugins.clone());
-        let (opener, at) = (ctx.clone(), config.address());
-        let listener = opening.spawn(async move { opener.listen(HTTP, at).await }).await??;
+        let listener = ctx.listen(HTTP, config.address()).await?;
         let address = listener.address();
         let drain_deadline = config.drain_deadline;
-        let (handle, api) = match &self.runtime {
-            Some(control) => {
-                let lanes = Lanes::new(control.metrics().num_workers(), plugins);
-                (control.clone(), Api::with_lanes(self.management.clone(), config, lanes))
+        let handle = Handle::current();
+        let api = match &self.plugins {
+            Some(plugins) => {
+                let lanes = Lanes::new(handle.metrics().num_workers(), plugins.clone());
+                Api::with_lanes(self.management.clone(), config, lanes)
             }
-            None => (plugins, Api::new(self.management.clone(), config)),
+            None => Api::new(self.management.clone(), config),
         };
         let server = Arc::new(Server::on(&handle, api));
         let accepting = ctx.cancelled().child_token();

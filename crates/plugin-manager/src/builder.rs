@@ -143,6 +143,7 @@ impl PluginManagerBuilder {
             entries: RwLock::default(),
             changes: watch::Sender::new(0),
             incarnations: AtomicU64::new(0),
+            started: AtomicBool::new(false),
             shutting_down: AtomicBool::new(false),
             hurry: CancellationToken::new(),
             tasks: tasks.clone(),

@@ -178,7 +178,7 @@ impl Shared {
             restart: request.restart,
             permissions: if trusted { None } else { Some(request.permissions) },
             type_name: Some(request.type_name.clone()),
-            manual: false,
+            ..PluginOptions::default()
         };
         if dry_run {
             return self.as_registered(manifest, options);

@@ -10,6 +10,7 @@ use plugin_core::{Host, Manifest, Permission, Plugin, PluginName, Settings, mask
 use registry::{PluginRegistry, ServiceDirectory};
 use runtime::TaskOwner;
 use serde_json::{Value, json};
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
 
 use crate::autoload::Folder;
@@ -33,6 +34,9 @@ pub struct PluginOptions {
     pub type_name: Option<String>,
     /// Left out when all plugins are started.
     pub manual: bool,
+    /// Where its methods and its background work run; where all plugins' code runs where nothing is said.
+    /// For the host's own parts, which others' code that blocks must not keep from starting and stopping.
+    pub runtime: Option<Handle>,
 }
 
 /// How far an operation on one plugin may go.
@@ -435,6 +439,10 @@ impl Shared {
             entries.insert(name.clone(), entry);
             record
         };
+        let mut host = self.host.clone();
+        if let Some(runtime) = options.runtime {
+            host.runtime = runtime;
+        }
         let parts = Parts {
             name: name.clone(),
             slot: record.slot,
@@ -445,6 +453,7 @@ impl Shared {
             status,
             mailbox,
             poke,
+            host,
         };
         let mut data = json!({ "plugin": name, "version": manifest.version, "to": record.state });
         if let (Value::Object(data), Value::Object(detail)) = (&mut data, detail) {

@@ -98,6 +98,20 @@ impl Shared {
         }
     }
 
+    /// The same, waiting for a place in line where others have taken them all.
+    async fn ask_in_turn<T>(
+        &self,
+        name: &str,
+        command: impl FnOnce(oneshot::Sender<Result<T, ManagerError>>) -> Command,
+    ) -> Result<T, ManagerError> {
+        let entry = self.entry(name)?;
+        let (reply, answer) = oneshot::channel();
+        if entry.mailbox.send(command(reply)).await.is_err() {
+            return Err(not_found(name));
+        }
+        answer.await.unwrap_or_else(|_| Err(not_found(name)))
+    }
+
     pub(crate) fn known(&self, name: &str) -> Result<PluginName, ManagerError> {
         self.registry.get(name).map(|record| record.name().clone()).ok_or_else(|| not_found(name))
     }
@@ -351,7 +365,10 @@ impl Shared {
             "failed": report.failed.len(),
             "duration": report.took,
         });
-        self.emit("system.started", None, detail);
+        // Once: another call only starts what has been registered since.
+        if !self.started.swap(true, Ordering::AcqRel) {
+            self.emit("system.started", None, detail);
+        }
         Ok(report)
     }
 
@@ -371,7 +388,7 @@ impl Shared {
         let stop = |name: PluginName, levels: u32| async move {
             let budget = until.saturating_duration_since(Instant::now()) / levels.max(1);
             let order = StopOrder { regardless: true, budget, ..self.order(Withdrawal::Stopped, false) };
-            let outcome = self.ask(name.as_str(), |reply| Command::Stop(order, reply)).await;
+            let outcome = self.ask_in_turn(name.as_str(), |reply| Command::Stop(order, reply)).await;
             (name, outcome)
         };
         let mut begun = rollout.begin();
@@ -396,7 +413,7 @@ impl Shared {
             }
         }
         drop(under_way);
-        self.abandon(&left, &mut report).await;
+        self.abandon(&left, &mut report);
         report.stopped.sort_unstable();
         report.took = DurationText::measured(began.elapsed());
         let detail = json!({
@@ -410,14 +427,12 @@ impl Shared {
     }
 
     /// Cuts off what has not ended: no new call reaches it, and its background work is told to end.
-    async fn abandon(&self, left: &BTreeSet<PluginName>, report: &mut StopReport) {
+    fn abandon(&self, left: &BTreeSet<PluginName>, report: &mut StopReport) {
         for name in left {
             let Ok(entry) = self.entry(name.as_str()) else { continue };
             let state = self.registry.state(name.as_str());
             if let Some(scope) = entry.status.scope() {
-                // Its first steps, which let nobody in any more, take no time; the rest is not waited for.
-                let withdraw = scope.withdraw(Withdrawal::Stopped, Duration::ZERO);
-                let _ = futures_util::poll!(Box::pin(withdraw));
+                scope.shut_out(Withdrawal::Stopped);
                 scope.cancel();
             }
             if state.is_transient() || state == State::Running {

@@ -40,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) entries: RwLock<BTreeMap<PluginName, Entry>>,
     pub(crate) changes: watch::Sender<u64>,
     pub(crate) incarnations: AtomicU64,
+    /// Whether all have been started once.
+    pub(crate) started: AtomicBool,
     pub(crate) shutting_down: AtomicBool,
     /// Cancelled when starts that are under way are not worth waiting for any more.
     pub(crate) hurry: CancellationToken,

@@ -13,8 +13,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use plugin_core::{
-    Action, Manifest, Needs, Permissions, Plugin, PluginError, PluginName, Scope, ScopeOptions, Slot, State,
-    Withdrawal,
+    Action, Host, Manifest, Needs, Permissions, Plugin, PluginError, PluginName, Scope, ScopeOptions, Slot,
+    State, Withdrawal,
 };
 use registry::{Records, Transition};
 use runtime::{CallError, guarded};
@@ -104,6 +104,8 @@ pub(crate) struct Supervisor {
     pub(crate) status: Arc<Status>,
     pub(crate) mailbox: mpsc::Receiver<Command>,
     pub(crate) poke: Arc<Notify>,
+    /// The host's, with the runtime that this plugin runs on.
+    pub(crate) host: Host,
     running: Running,
 }
 
@@ -176,13 +178,14 @@ pub(crate) struct Parts {
     pub(crate) status: Arc<Status>,
     pub(crate) mailbox: mpsc::Receiver<Command>,
     pub(crate) poke: Arc<Notify>,
+    pub(crate) host: Host,
 }
 
 impl Supervisor {
     pub(crate) fn new(shared: Arc<Shared>, parts: Parts) -> Self {
-        let Parts { name, slot, plugin, manifest, grants, restart, status, mailbox, poke } = parts;
+        let Parts { name, slot, plugin, manifest, grants, restart, status, mailbox, poke, host } = parts;
         let running = Running::default();
-        Self { shared, name, slot, plugin, manifest, grants, restart, status, mailbox, poke, running }
+        Self { shared, name, slot, plugin, manifest, grants, restart, status, mailbox, poke, host, running }
     }
 
     /// Serves requests until the plugin is unloaded or the manager ends.
@@ -284,7 +287,12 @@ impl Supervisor {
             State::Destroyed => "plugin.unloaded",
             State::Registered | State::Unknown => "plugin.registered",
         };
-        tracing::debug!(plugin = %self.name, from = %transition.from, to = %transition.to, "plugin changed state");
+        let Transition { from, to } = transition;
+        if to.is_transient() || to == State::Initialized {
+            tracing::debug!(plugin = %self.name, %from, %to, "plugin changed state");
+        } else {
+            tracing::info!(plugin = %self.name, version = %self.manifest.version, %from, %to, "plugin changed state");
+        }
         self.tell(topic, json!({ "from": transition.from, "to": transition.to }), detail);
         self.shared.changed();
     }
@@ -313,7 +321,7 @@ impl Supervisor {
             config: self.effective_config(),
             incarnation,
         };
-        Arc::new(Scope::open(self.shared.host.clone(), self.slot.clone(), options))
+        Arc::new(Scope::open(self.host.clone(), self.slot.clone(), options))
     }
 
     fn keep_scope(&mut self, scope: Option<Arc<Scope>>) {
@@ -321,7 +329,7 @@ impl Supervisor {
         self.running.scope = scope;
     }
 
-    /// Runs plugin code on the plugins' runtime, with a deadline. `hurried` code is cut off when the host
+    /// Runs plugin code on the plugin's runtime, with a deadline. `hurried` code is cut off when the host
     /// shuts down.
     async fn call<T: Send + 'static>(
         &self,
@@ -349,7 +357,7 @@ impl Supervisor {
             }
         };
         let left = until.saturating_duration_since(Instant::now());
-        match guarded(&self.shared.host.runtime, left, work).await {
+        match guarded(&self.host.runtime, left, work).await {
             Ok(outcome) => outcome,
             Err(error) => Err(self.failed_call(error, whole)),
         }

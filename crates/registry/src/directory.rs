@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::Method;
-use plugin_core::{Directory, Live, PluginName, PublishError, Route, ServiceKey, Slot, Withdrawal};
+use plugin_core::{
+    Directory, Live, Permissions, PluginName, PublishError, Route, ServiceKey, Slot, Withdrawal,
+};
 use runtime::CancellationToken;
 use tokio::time::Instant;
 
@@ -56,13 +58,14 @@ struct Published {
     live: Option<Arc<Live>>,
     services: Vec<ServiceKey>,
     routes: Arc<[Arc<Route>]>,
-    wraps: bool,
+    /// The paths that its middleware stands before, if it has any.
+    wraps: Option<Permissions>,
 }
 
 impl Published {
     /// Whether requests notice it.
     fn is_routed(&self) -> bool {
-        self.wraps || !self.routes.is_empty()
+        self.wraps.is_some() || !self.routes.is_empty()
     }
 }
 
@@ -209,6 +212,7 @@ impl ServiceDirectory {
                 plugin: plugin.clone(),
                 live: published.live.clone(),
                 routes: published.routes.clone(),
+                wraps: published.wraps.clone(),
             })
             .collect();
         self.routes.store(Arc::new(RouteTable::new(plugins)));
@@ -260,7 +264,7 @@ impl Directory for ServiceDirectory {
             incarnation: live.incarnation(),
             services: live.services().cloned().collect(),
             routes: live.routes().into(),
-            wraps: live.middleware().next().is_some(),
+            wraps: live.middleware().next().map(|_| live.permissions().clone()),
             live: Some(live.clone()),
         };
         let routed = published.is_routed() || before.is_some_and(|before| before.is_routed());
@@ -285,7 +289,14 @@ impl Directory for ServiceDirectory {
             Withdrawal::Restarting => {
                 published.live = None;
             }
-            Withdrawal::Stopped | Withdrawal::Unloaded => {
+            Withdrawal::Failed if published.wraps.is_some() => {
+                if let Some(published) = writer.forget(slot.name()) {
+                    let (services, routes) = (Vec::new(), Arc::from([]));
+                    let away = Published { live: None, services, routes, ..published };
+                    writer.published.insert(slot.name().clone(), away);
+                }
+            }
+            Withdrawal::Stopped | Withdrawal::Failed | Withdrawal::Unloaded => {
                 writer.forget(slot.name());
             }
         }

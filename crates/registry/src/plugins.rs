@@ -229,6 +229,13 @@ impl PluginRegistry {
         }
     }
 
+    /// Says that a plugin is what it is since `now`, as after a swap.
+    pub fn renew(&self, name: &str, now: Timestamp) {
+        if let Some(record) = self.records().by_name.get_mut(name) {
+            record.since = now;
+        }
+    }
+
     /// Puts another version's manifest in the place of a plugin's own, in whatever state it is.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::Method;
 use percent_encoding::percent_decode_str;
-use plugin_core::{CallGuard, Endpoint, Live, Middleware, Next, PathParams, PluginName, Route};
+use plugin_core::{CallGuard, Endpoint, Live, Middleware, Next, PathParams, Permissions, PluginName, Route};
 
 /// What a client is told to wait before it asks a restarting plugin again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -105,6 +105,8 @@ pub(crate) struct PluginRoutes {
     /// Nothing while the plugin restarts.
     pub(crate) live: Option<Arc<Live>>,
     pub(crate) routes: Arc<[Arc<Route>]>,
+    /// The paths that its middleware stands before, if it has any.
+    pub(crate) wraps: Option<Permissions>,
 }
 
 /// All plugins' routes at one moment. Immutable; compiled when first asked.
@@ -120,6 +122,8 @@ struct Compiled {
     paths: Vec<Vec<Answer>>,
     middleware: Arc<[Arc<dyn Middleware>]>,
     wrapped_by: Vec<Arc<Live>>,
+    /// Plugins that are away and whose middleware stands before these paths.
+    away: Vec<(PluginName, Permissions)>,
 }
 
 /// What answers one method of one path.
@@ -162,6 +166,10 @@ impl RouteTable {
             let plugin = answer.plugin.clone();
             return Found::Final(Lookup::Unavailable { plugin, retry_after: RETRY_AFTER });
         };
+        // Without that middleware, which may be what keeps a stranger out, nobody gets in.
+        if let Some((plugin, _)) = table.away.iter().find(|(_, before)| before.may_route(path)) {
+            return Found::Final(Lookup::Unavailable { plugin: plugin.clone(), retry_after: RETRY_AFTER });
+        }
         let mut params = Vec::with_capacity(answer.params.len());
         for (name, (_, raw)) in answer.params.iter().zip(matched.params.iter()) {
             match percent_decode_str(raw).decode_utf8() {
@@ -191,7 +199,7 @@ fn compile(plugins: &[PluginRoutes]) -> Compiled {
     let mut compiled = Compiled::default();
     let mut by_shape: HashMap<String, usize> = HashMap::new();
     let mut wrapping = Vec::new();
-    for PluginRoutes { plugin, live, routes } in plugins {
+    for PluginRoutes { plugin, live, routes, wraps } in plugins {
         for route in routes.iter() {
             // What cannot be matched was refused when it was published.
             let Ok(Shape { shape, params }) = Shape::of(&route.endpoint) else { continue };
@@ -211,6 +219,9 @@ fn compile(plugins: &[PluginRoutes]) -> Compiled {
                 plugin: plugin.clone(),
                 live: live.clone(),
             });
+        }
+        if let (None, Some(wraps)) = (live, wraps) {
+            compiled.away.push((plugin.clone(), wraps.clone()));
         }
         if let Some(live) = live {
             let before = wrapping.len();

@@ -9,6 +9,7 @@ use std::time::Duration;
 use event_bus::{EventBus, TopicError};
 use runtime::{SharedClock, SystemClock, TaskOwner};
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
@@ -160,6 +161,7 @@ pub struct SchedulerBuilder {
     node: String,
     bus: Option<EventBus>,
     start_later: bool,
+    runs_on: Option<Handle>,
     store: Option<Arc<dyn TaskStore>>,
     coordinator: Option<Arc<dyn Coordinator>>,
 }
@@ -173,6 +175,7 @@ impl SchedulerBuilder {
             node: "local".to_owned(),
             bus: None,
             start_later: false,
+            runs_on: None,
             store: None,
             coordinator: None,
         }
@@ -194,6 +197,13 @@ impl SchedulerBuilder {
     /// scheduler is a plugin, and begins when that starts.
     pub fn start_later(mut self) -> Self {
         self.start_later = true;
+        self
+    }
+
+    /// Where runs are polled, where that is not to be the runtime on which [`Scheduler::start`] is called:
+    /// executors that block their threads then keep none from what plans the runs.
+    pub fn runs_on(mut self, runtime: Handle) -> Self {
+        self.runs_on = Some(runtime);
         self
     }
 
@@ -272,6 +282,7 @@ impl SchedulerBuilder {
             notices_max: NOTICES_MAX,
             runs: TaskTracker::new(),
             loops: Mutex::new(None),
+            runs_on: self.runs_on,
             keeper,
             keeping: TaskOwner::new("scheduler-store"),
             _built_in: built_in,

@@ -24,8 +24,7 @@ pub const SCHEDULER: &str = "scheduler";
 /// registrations at the stop, and its tasks wait for it as suspended.
 const UNLOADED: &str = "plugin.unloaded";
 
-/// How long a stop lets runs go on before it cancels them: well within what a host gives a plugin to stop,
-/// so that there is time left to cancel and record them.
+/// How long a stop may take where the host sets no deadline.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 /// The scheduler as a plugin of kind `service`: it runs due tasks while it is started, and provides the
@@ -112,8 +111,10 @@ impl Plugin for SchedulerPlugin {
         Ok(Reconfigured::Applied)
     }
 
-    async fn stop(&self, _ctx: PluginContext) -> Result<(), PluginError> {
-        let report = self.scheduler.stop(STOP_WITHIN).await;
+    async fn stop(&self, ctx: PluginContext) -> Result<(), PluginError> {
+        // The rest is for what the store has not taken yet, and for telling.
+        let within = ctx.time_left().map_or(STOP_WITHIN, |left| left * 4 / 5);
+        let report = self.scheduler.stop(within).await;
         if report.stuck_runs > 0 {
             return Err(PluginError::new(format!("{} runs do not yield", report.stuck_runs)));
         }
@@ -240,10 +241,17 @@ struct ExecutorWithdraw(Option<ExecutorGuard>);
 
 #[async_trait]
 impl Withdraw for ExecutorWithdraw {
-    async fn withdraw(self: Box<Self>, _: Withdrawal) {
+    fn withdraw(&mut self, _: Withdrawal) {
         // Closing it lets no new call in; a successor of the same name is left alone.
         if let Some(guard) = &self.0 {
             guard.close();
+        }
+    }
+
+    async fn drained(&mut self, deadline: Duration) -> usize {
+        match &self.0 {
+            Some(guard) => usize::try_from(guard.drain(deadline).await).unwrap_or(usize::MAX),
+            None => 0,
         }
     }
 }
@@ -285,17 +293,17 @@ struct TaskWithdraw {
     incarnation: u64,
 }
 
-#[async_trait]
 impl Withdraw for TaskWithdraw {
-    async fn withdraw(self: Box<Self>, why: Withdrawal) {
-        let Self { plugin, id, scheduler, incarnation } = *self;
+    fn withdraw(&mut self, why: Withdrawal) {
+        let Self { plugin, id, scheduler, incarnation } = self;
+        let incarnation = *incarnation;
         match why {
-            Withdrawal::Stopped | Withdrawal::Restarting => {
-                scheduler.suspend_registered(&plugin, &id, incarnation);
+            Withdrawal::Stopped | Withdrawal::Failed | Withdrawal::Restarting => {
+                scheduler.suspend_registered(plugin, id, incarnation);
             }
             // A successor that has the task has made it its own by now.
             Withdrawal::Replaced | Withdrawal::Unloaded => {
-                scheduler.remove_registered(&plugin, &id, incarnation);
+                scheduler.remove_registered(plugin, id, incarnation);
             }
         }
     }

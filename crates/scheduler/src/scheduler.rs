@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use runtime::{SharedClock, TaskOwner};
 use serde_json::Value;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
@@ -54,10 +55,17 @@ struct Alive(Arc<Inner>);
 impl Drop for Alive {
     fn drop(&mut self) {
         if let Some(loops) = self.0.loops.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            loops.cancel();
+            loops.driver.cancel();
+            loops.workers.cancel();
         }
         self.0.keeping.cancel();
     }
+}
+
+/// The tasks of a scheduler that runs.
+pub(crate) struct Loops {
+    driver: TaskOwner,
+    workers: TaskOwner,
 }
 
 /// What all clones, the driver and the workers share.
@@ -79,7 +87,9 @@ pub(crate) struct Inner {
     /// Runs that did not end at their first poll.
     pub(crate) runs: TaskTracker,
     /// The driver and the workers, while the scheduler runs.
-    pub(crate) loops: Mutex<Option<TaskOwner>>,
+    pub(crate) loops: Mutex<Option<Loops>>,
+    /// Where the workers poll runs, if not where the driver is.
+    pub(crate) runs_on: Option<Handle>,
     pub(crate) keeper: Option<Keeper>,
     /// Writes to the store, and follows the cluster.
     pub(crate) keeping: TaskOwner,
@@ -144,33 +154,40 @@ impl Scheduler {
         SchedulerBuilder::new()
     }
 
-    /// Begins to run what is due, on the runtime of the caller. Does nothing if it runs already.
+    /// Begins to run what is due, on the runtime of the caller unless the builder was
+    /// [told](SchedulerBuilder::runs_on) another one for the runs. Does nothing if it runs already.
     pub fn start(&self) {
         let inner = &self.inner;
         let mut loops = inner.loops.lock().unwrap_or_else(PoisonError::into_inner);
         if loops.is_some() {
             return;
         }
-        let owner = TaskOwner::new("scheduler");
+        let driver = TaskOwner::new("scheduler");
+        let runs = match &inner.runs_on {
+            Some(handle) => TaskOwner::on(handle.clone(), "scheduler-runs"),
+            None => TaskOwner::new("scheduler-runs"),
+        };
         inner.core().running = true;
         inner.runs.reopen();
         let workers = std::thread::available_parallelism().map_or(2, std::num::NonZero::get).min(16);
         for number in 0..workers {
-            owner.spawn(format!("worker-{number}"), work(Arc::clone(inner), owner.token()));
+            let token = runs.token();
+            runs.spawn(format!("worker-{number}"), work(Arc::clone(inner), token));
         }
-        owner.spawn("driver", drive(Arc::clone(inner), owner.token()));
-        *loops = Some(owner);
+        driver.spawn("driver", drive(Arc::clone(inner), driver.token()));
+        *loops = Some(Loops { driver, workers: runs });
     }
 
     /// Starts nothing more, lets runs under way end, cancels the rest shortly before the deadline, and
     /// tells what did not end. What falls due meanwhile is treated by misfire policy after the next start.
     pub async fn stop(&self, deadline: Duration) -> StopReport {
         let inner = &self.inner;
-        let owner = inner.loops.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(owner) = owner else { return StopReport::default() };
+        let loops = inner.loops.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Loops { driver, workers }) = loops else { return StopReport::default() };
         inner.core().running = false;
         let grace = (deadline / 5).min(Duration::from_secs(1));
-        owner.shutdown(grace).await;
+        driver.cancel();
+        workers.shutdown(grace).await;
         inner.runs.close();
         let mut report = StopReport::default();
         if runtime::within(deadline.saturating_sub(2 * grace), inner.runs.wait()).await.is_err() {

@@ -36,7 +36,7 @@ impl Supervisor {
         if self.state() != State::Running {
             return;
         }
-        let (plugin, handle) = (self.plugin.clone(), self.shared.host.runtime.clone());
+        let (plugin, handle) = (self.plugin.clone(), self.host.runtime.clone());
         let limit = self.shared.config.health_check_timeout;
         let (sender, answer) = oneshot::channel();
         self.shared.tasks.spawn(format!("health of {}", self.name), async move {
@@ -81,8 +81,8 @@ impl Supervisor {
         } else {
             self.running.failed_checks = self.running.failed_checks.saturating_add(1);
         }
-        let given_up = self.running.failed_checks == self.shared.config.health_failure_threshold;
-        if changed || given_up {
+        let (failed, threshold) = (self.running.failed_checks, self.shared.config.health_failure_threshold);
+        if changed || failed == threshold {
             let detail = json!({
                 "healthy": health.healthy,
                 "ready": ready,
@@ -91,7 +91,8 @@ impl Supervisor {
             });
             self.tell("plugin.health_check", detail, json!({}));
         }
-        if given_up && self.restart.policy != RestartPolicy::Never {
+        // Or above it: the policy may have been another one when the threshold was met.
+        if failed >= threshold && self.restart.policy != RestartPolicy::Never {
             let checks = self.running.failed_checks;
             Box::pin(self.give_up(format!("unhealthy in {checks} checks: {}", health.message))).await;
         } else {

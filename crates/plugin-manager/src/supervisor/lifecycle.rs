@@ -56,7 +56,9 @@ impl Supervisor {
         if self.shared.is_shutting_down() {
             return;
         }
-        self.status.restarts.fetch_add(1, Ordering::Relaxed);
+        if self.unmet().is_empty() {
+            self.status.restarts.fetch_add(1, Ordering::Relaxed);
+        }
         // How it goes is in the plugin's status, and in the log.
         let _ = self.start_if_possible().await;
     }
@@ -87,7 +89,9 @@ impl Supervisor {
         let scope = self.open_scope(&manifest);
         self.keep_scope(Some(scope.clone()));
         let outcome = match self.check_config(&scope.config()) {
-            Ok(()) => self.call(limit, true, initialize(self.plugin.clone(), scope)).await,
+            Ok(()) => {
+                self.call(limit, true, initialize(self.plugin.clone(), scope, Instant::now() + limit)).await
+            }
             Err(error) => Err(Failure::new(error.to_string())),
         };
         match outcome {
@@ -122,8 +126,9 @@ impl Supervisor {
         };
         self.keep_scope(Some(scope.clone()));
         let whole = self.shared.config.max_startup_time;
-        let work = start(self.plugin.clone(), scope.clone(), None, false);
-        match self.call_until(began + whole, whole, true, work).await {
+        let until = began + whole;
+        let work = start(self.plugin.clone(), scope.clone(), until, None, false);
+        match self.call_until(until, whole, true, work).await {
             Ok(health) => {
                 self.published(&scope, &health, began)?;
                 Ok(Started::Running)
@@ -247,12 +252,23 @@ impl Supervisor {
         services.iter().for_each(|key| self.tell_service("service.unregistered", key));
         scope.cancel();
         let limit = self.shared.config.stop_deadline.min(order.budget * 2 / 5);
-        let stopped = self.call(limit, false, stop(self.plugin.clone(), scope.clone())).await;
+        let stopped = self.stop_call(limit, self.plugin.clone(), scope.clone()).await;
         let closed = self.close(scope, CLOSE.min(order.budget / 10)).await;
         let report = withdrawn?;
         stopped?;
         closed?;
         Ok(report)
+    }
+
+    /// Has the plugin end its work.
+    pub(super) async fn stop_call(
+        &self,
+        limit: Duration,
+        plugin: Arc<dyn Plugin>,
+        scope: Arc<Scope>,
+    ) -> Result<(), Failure> {
+        let ctx = scope.context_until(Instant::now() + limit);
+        self.call(limit, false, async move { Ok(plugin.stop(ctx).await?) }).await
     }
 
     pub(super) async fn withdraw(
@@ -261,6 +277,8 @@ impl Supervisor {
         why: Withdrawal,
         drain: Duration,
     ) -> Result<DrainReport, Failure> {
+        // At once, even where no thread is left for the plugin's own code.
+        scope.shut_out(why);
         let work = async move { Ok(scope.withdraw(why, drain).await) };
         self.call(drain + MARGIN, false, work).await.map_err(|failure| Failure {
             reason: format!("withdraw its registrations: {}", failure.reason),
@@ -312,7 +330,7 @@ impl Supervisor {
         let (why, again_in) = match verdict {
             Verdict::RestartIn(wait) => (Withdrawal::Restarting, Some(wait)),
             Verdict::LeaveIt if coming_back => (Withdrawal::Restarting, None),
-            Verdict::LeaveIt | Verdict::CrashLoop => (Withdrawal::Stopped, None),
+            Verdict::LeaveIt | Verdict::CrashLoop => (Withdrawal::Failed, None),
         };
         self.running.health_call = None;
         self.running.health_at = None;
@@ -328,8 +346,10 @@ impl Supervisor {
             services.iter().for_each(|key| self.tell_service("service.unregistered", key));
         }
         self.keep_scope(None);
-        if why == Withdrawal::Stopped {
-            self.forget_routes(Withdrawal::Stopped);
+        if why == Withdrawal::Failed
+            && let Some(incarnation) = self.running.published
+        {
+            self.shared.directory.withdraw(&self.slot, incarnation, why);
         }
         self.record_failure(reason);
         self.running.restart_at = again_in.map(|wait| Instant::now() + wait);
@@ -400,19 +420,24 @@ impl Supervisor {
     }
 }
 
-pub(super) async fn initialize(plugin: Arc<dyn Plugin>, scope: Arc<Scope>) -> Result<(), Failure> {
-    Ok(plugin.initialize(scope.context()).await?)
+pub(super) async fn initialize(
+    plugin: Arc<dyn Plugin>,
+    scope: Arc<Scope>,
+    until: Instant,
+) -> Result<(), Failure> {
+    Ok(plugin.initialize(scope.context_until(until)).await?)
 }
 
 /// Start, first health check and publication, in one go on the plugins' runtime.
 pub(super) async fn start(
     plugin: Arc<dyn Plugin>,
     scope: Arc<Scope>,
+    until: Instant,
     replacing: Option<Arc<Scope>>,
     has_to_be_ready: bool,
 ) -> Result<Health, Failure> {
     scope.begin_start();
-    plugin.start(scope.context()).await?;
+    plugin.start(scope.context_until(until)).await?;
     let health = plugin.health().await;
     if !health.healthy {
         return Err(Failure::new(format!("unhealthy after start: {}", health.message)));
@@ -425,8 +450,4 @@ pub(super) async fn start(
         .await
         .map_err(|error: PublishError| Failure::from(plugin_core::PluginError::from(error)))?;
     Ok(health)
-}
-
-pub(super) async fn stop(plugin: Arc<dyn Plugin>, scope: Arc<Scope>) -> Result<(), Failure> {
-    Ok(plugin.stop(scope.context()).await?)
 }

@@ -7,8 +7,9 @@ use plugin_core::{Action, Health, Manifest, Plugin, PluginName, Scope, State, Sw
 use registry::DependencyGraph;
 use semver::Version;
 use serde_json::json;
+use tokio::time::Instant;
 
-use super::lifecycle::{initialize, start, stop};
+use super::lifecycle::{initialize, start};
 use super::{CLOSE, Failure, Started, Supervisor, unmet};
 use crate::ManagerError;
 
@@ -124,12 +125,15 @@ impl Supervisor {
         let was_ready = self.shared.registry.get(self.name.as_str()).is_some_and(|record| record.ready);
         let scope = self.open_scope(&order.manifest);
         let (plugin, new, old) = (order.plugin.clone(), scope.clone(), old_scope.clone());
+        let (began, limit) = (Instant::now(), self.shared.config.max_startup_time);
+        let until = began + limit;
         let work = async move {
-            initialize(plugin.clone(), new.clone()).await?;
-            start(plugin, new, Some(old), was_ready).await
+            initialize(plugin.clone(), new.clone(), until).await?;
+            start(plugin, new, until, Some(old), was_ready).await
         };
-        match self.call(self.shared.config.max_startup_time, true, work).await {
+        match self.call_until(until, limit, true, work).await {
             Ok(health) => {
+                self.status.seen().startup = Some(began.elapsed());
                 self.take_over(order, scope, old_scope, &health).await;
                 Ok(())
             }
@@ -159,6 +163,7 @@ impl Supervisor {
             old_scope.live().map(|live| live.services().cloned().collect()).unwrap_or_default();
         let drain = order.drain;
         let old = self.put_in_place(order).plugin;
+        self.shared.registry.renew(self.name.as_str(), self.shared.now());
         self.running.published = Some(scope.incarnation());
         self.running.failed_checks = 0;
         self.running.health_call = None;
@@ -179,8 +184,7 @@ impl Supervisor {
             self.warn_of_holders(report);
         }
         old_scope.cancel();
-        let stopped =
-            self.call(self.shared.config.stop_deadline, false, stop(old.clone(), old_scope.clone())).await;
+        let stopped = self.stop_call(self.shared.config.stop_deadline, old.clone(), old_scope.clone()).await;
         let closed = self.close(old_scope, CLOSE).await;
         if let Err(Failure { reason, .. }) = withdrawn.map(drop).and(stopped).and(closed) {
             tracing::warn!(plugin = %self.name, reason, "replaced version did not end in order");
@@ -197,7 +201,10 @@ impl Supervisor {
         stop.budget = stop.budget.max(order.drain * 3);
         self.running.coming_back = true;
         let outcome = async {
-            self.stop(&stop).await.map_err(|error| (error, None))?;
+            if let Err(error) = self.stop(&stop).await {
+                self.destroy(order.plugin).await;
+                return Err((error, None));
+            }
             let old = self.put_in_place(order);
             match self.start_anew().await {
                 Ok(()) => Ok(old.plugin),

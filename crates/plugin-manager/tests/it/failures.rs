@@ -88,6 +88,43 @@ async fn code_that_blocks_its_thread_is_stuck_and_counted_and_starves_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn promise_4_blocked_threads_keep_neither_the_hosts_own_parts_nor_a_withdrawal() {
+    let plugins = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let log = Log::default();
+    let manager = builder().runtime(plugins.handle().clone()).build();
+    let here = Some(tokio::runtime::Handle::current());
+    let own = PluginOptions { runtime: here, ..with(RestartPolicy::Never) };
+    Sample::new("own", &log).add_with(&manager, own);
+    let provides = Sample::new("provides", &log).may("service:provide:x").starts(|ctx| async move {
+        ctx.provide::<str>("x", Arc::from("x"))?;
+        Ok(())
+    });
+    provides.add_with(&manager, with(RestartPolicy::Never));
+    assert_eq!(manager.start_all().await.unwrap().running.len(), 2);
+    let (release, gate) = mpsc::sync_channel::<()>(0);
+    let (blocked, blocks) = tokio::sync::oneshot::channel();
+    plugins.spawn(async move {
+        let _ = blocked.send(());
+        let _ = gate.recv();
+    });
+    blocks.await.unwrap();
+
+    let again = manager.restart("own", Change::default()).await.unwrap();
+    assert_eq!(again.status, State::Running);
+    let stopping = manager.stop("provides", Change::default());
+    tokio::pin!(stopping);
+    let deadline = Instant::now() + PATIENCE;
+    while !manager.directory().services().is_empty() {
+        assert!(Instant::now() < deadline, "it is not withdrawn");
+        assert!(futures_util::poll!(&mut stopping).is_pending(), "its own stop has no thread yet");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    drop(release);
+    assert_eq!(stopping.await.unwrap().status, State::Stopped);
+    plugins.shutdown_background();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn code_that_blocks_every_thread_does_not_make_others_unhealthy() {
     let plugins = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let log = Log::default();

@@ -125,3 +125,23 @@ async fn a_start_under_way_is_not_waited_for() {
     assert_eq!(starting.await.unwrap().failed.len(), 1);
     assert!(matches!(manager.restart("slow", Change::default()).await, Err(ManagerError::ShuttingDown)));
 }
+
+#[tokio::test(start_paused = true)]
+async fn promise_7_a_plugin_with_a_full_line_of_requests_is_stopped_in_its_turn() {
+    let log = Log::default();
+    let manager = manager();
+    let slow = |_| async {
+        tokio::time::sleep(Duration::from_secs(50)).await;
+        Ok(())
+    };
+    Sample::new("busy", &log).starts(slow).add_to(&manager);
+    let many = (0..100).map(|_| manager.start("busy", Change::default()));
+    let many = futures_util::future::join_all(many);
+    tokio::pin!(many);
+    assert!(futures_util::poll!(&mut many).is_pending());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let report = manager.stop_all(Duration::from_secs(30)).await;
+    assert!(report.is_clean(), "{report:?}");
+    let answers = many.await;
+    assert!(answers.iter().any(|answer| matches!(answer, Err(ManagerError::Busy(_)))), "the line was full");
+}

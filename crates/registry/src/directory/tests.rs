@@ -350,3 +350,23 @@ fn promise_4_lookups_while_incarnations_follow_each_other() {
         }
     });
 }
+
+#[tokio::test]
+async fn nobody_gets_past_middleware_that_is_away() {
+    let bench = Bench::new();
+    let guards = Bench::slot("guards");
+    let _served = bench.publish(&Bench::slot("shop"), |ctx| says(ctx, Endpoint::get("/shop"), "shop")).await;
+    let start = async || bench.publish(&guards, |ctx| tags(ctx, 0, "!")).await;
+    let away = async || bench.get("/shop").await.starts_with("Unavailable");
+    for why in [Withdrawal::Restarting, Withdrawal::Failed] {
+        let scope = start().await;
+        assert_eq!(bench.get("/shop").await, "shop!");
+        scope.withdraw(why, Duration::ZERO).await;
+        assert!(away().await, "{why:?}");
+        assert!(bench.get("/other").await.starts_with("NotFound"), "what is not there is not there");
+    }
+    let scope = start().await;
+    assert_eq!(bench.get("/shop").await, "shop!");
+    scope.withdraw(Withdrawal::Stopped, Duration::ZERO).await;
+    assert_eq!(bench.get("/shop").await, "shop", "somebody has said so");
+}

@@ -28,7 +28,7 @@ fn table(paths: &[String]) -> Compiled {
         .filter(|path| router.insert(Shape::of(&Endpoint::get((*path).clone())).unwrap().shape, ()).is_ok())
         .map(|path| route(path))
         .collect();
-    compile(&[PluginRoutes { plugin, live: None, routes: routes.into() }])
+    compile(&[PluginRoutes { plugin, live: None, routes: routes.into(), wraps: None }])
 }
 
 /// Literal before parameter before rest, segment by segment, going back where the rest does not fit.

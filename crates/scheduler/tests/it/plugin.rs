@@ -278,3 +278,31 @@ async fn the_tasks_of_a_stopped_plugin_go_when_it_is_unloaded() {
     assert!(world.scheduler.get("nightly").await.is_err());
     assert!(world.scheduler.get("users").await.is_ok());
 }
+
+#[tokio::test(start_paused = true)]
+async fn promise_4_runs_under_way_are_drained_within_the_deadline() {
+    let world = World::new().await;
+    for (takes, in_time) in [(secs(3), true), (secs(30), false)] {
+        let scope = world.open(&["task"]);
+        scope.begin_start();
+        let executor = move |_| async move {
+            tokio::time::sleep(takes).await;
+            Ok(RunOutput::none())
+        };
+        scope.context().executor("report", executor).unwrap();
+        scope.publish(None).await.unwrap();
+        let id = format!("t{}", takes.as_secs());
+        let _ = world
+            .scheduler
+            .create(Task::every(id.as_str(), secs(10)).executor("greeter.report"))
+            .await
+            .unwrap();
+        tokio::time::sleep(secs(11)).await;
+        let began = tokio::time::Instant::now();
+        let report = scope.withdraw(Withdrawal::Stopped, secs(5)).await;
+        assert_eq!(report.is_clean(), in_time, "{report:?}");
+        let took = began.elapsed();
+        assert!(took > secs(1) && took <= secs(6), "{took:?}");
+        world.scheduler.remove(&id, None).await.unwrap();
+    }
+}

@@ -25,7 +25,7 @@ pub(super) async fn serve(threads: usize) -> anyhow::Result<()> {
     let plugins = Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
     let telemetry = Telemetry::builder().log_writer(std::io::sink).install()?;
     let bus = EventBus::builder().build();
-    let scheduler = Scheduler::builder().bus(bus.clone()).build().await?;
+    let scheduler = Scheduler::builder().bus(bus.clone()).runs_on(plugins.handle().clone()).build().await?;
     let mut settings = Settings::new();
     let values = json!({ "plugins": { "http": { "host": "127.0.0.1", "port": 0 } } });
     settings.set_layer(Layer::File, "bench", values.as_object().cloned().unwrap_or_default());
@@ -37,7 +37,7 @@ pub(super) async fn serve(threads: usize) -> anyhow::Result<()> {
         .manager(manager.clone())
         .metrics(telemetry.metrics().clone())
         .build();
-    let http = Arc::new(HttpPlugin::new(management).runtime(Handle::current()));
+    let http = Arc::new(HttpPlugin::new(management).plugins(plugins.handle().clone()));
     let mut address = http.address();
     let greeter = PluginBuilder::new("greeter", "1.0.0")?
         .permission("route:/greeter")?
@@ -48,9 +48,10 @@ pub(super) async fn serve(threads: usize) -> anyhow::Result<()> {
             Ok(())
         })
         .build();
-    manager.register(Arc::new(SchedulerPlugin::new(scheduler)?), PluginOptions::default())?;
+    let own = || PluginOptions { runtime: Some(Handle::current()), ..PluginOptions::default() };
+    manager.register(Arc::new(SchedulerPlugin::new(scheduler)?), own())?;
     manager.register(Arc::new(greeter), PluginOptions::default())?;
-    manager.register(http, PluginOptions::default())?;
+    manager.register(http, own())?;
     let report = manager.start_all().await?;
     ensure!(
         report.failed.is_empty() && report.waiting.is_empty(),
