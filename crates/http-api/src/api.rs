@@ -10,7 +10,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Limited;
 use management::{Caller, Claim, Idempotent, Management, Origin, Problem, ProblemKind, StoredAnswer};
 use runtime::{CancellationToken, TaskOwner};
@@ -94,6 +94,16 @@ impl Api {
         &self.inner.shared.config
     }
 
+    /// The largest body that a request may have. An import is read line by line, unless it has a key: then
+    /// all of it is held against the key's first request.
+    fn body_limit(&self, path: &str, headers: &HeaderMap) -> usize {
+        if path == routes::IMPORT && !headers.contains_key(IDEMPOTENCY_KEY) {
+            self.config().import_bytes_max
+        } else {
+            self.config().body_bytes_max
+        }
+    }
+
     /// Answers one request. Whatever a handler does, there is an answer: a panic in it is a 500.
     pub async fn handle<B>(&self, mut request: Request<B>, peer: Option<SocketAddr>) -> Response<AnswerBody>
     where
@@ -162,7 +172,7 @@ impl Api {
             return Err(Refusal { problem, status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE });
         }
         self.inner.hosts.check(request.uri(), request.headers())?;
-        let limit = self.config().body_bytes_max;
+        let limit = self.body_limit(request.uri().path(), request.headers());
         // A client that says how much it will send is refused before it has sent it.
         if request.body().size_hint().lower() > limit as u64 {
             return Err(too_large().into());

@@ -24,6 +24,9 @@ pub struct HttpConfig {
     /// The largest body of a request.
     #[schemars(range(min = 1024, max = 1_073_741_824))]
     pub body_bytes_max: usize,
+    /// The largest body of an import of tasks, which is read line by line.
+    #[schemars(range(min = 1024, max = 1_099_511_627_776_u64))]
+    pub import_bytes_max: usize,
     /// The most that a request's line and headers may have in all.
     #[schemars(range(min = 8192, max = 1_048_576))]
     pub header_bytes_max: usize,
@@ -68,6 +71,7 @@ impl Default for HttpConfig {
             allow_unauthenticated_network_access: false,
             allowed_hosts: Vec::new(),
             body_bytes_max: 1024 * 1024,
+            import_bytes_max: 1 << 30,
             header_bytes_max: 64 * 1024,
             headers_max: 100,
             connections_max: 10_000,
@@ -125,6 +129,7 @@ impl HttpConfig {
         }
         for (key, value, min, max) in [
             ("body_bytes_max", self.body_bytes_max, 1024, 1 << 30),
+            ("import_bytes_max", self.import_bytes_max, 1024, 1 << 40),
             ("header_bytes_max", self.header_bytes_max, 8192, 1 << 20),
             ("headers_max", self.headers_max, 8, 1000),
             ("connections_max", self.connections_max, 1, 1_000_000),

@@ -241,14 +241,18 @@ pub(crate) fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
 pub(crate) async fn read_body(body: Body, timeout: Duration) -> Result<Bytes, Problem> {
     match runtime::within(timeout, body.collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if is_over_limit(&error) => Err(too_large()),
-        Ok(Err(_)) => Err(Problem::malformed("the body broke off")),
+        Ok(Err(error)) => Err(body_problem(&error)),
         Err(_) => Err(Problem::malformed("the body took too long to arrive")),
     }
 }
 
 pub(crate) fn too_large() -> Problem {
     Problem::new(ProblemKind::TooLarge, "the body is larger than the limit")
+}
+
+/// Why a body could not be read to its end.
+pub(crate) fn body_problem(error: &axum::Error) -> Problem {
+    if is_over_limit(error) { too_large() } else { Problem::malformed("the body broke off") }
 }
 
 fn is_over_limit(error: &axum::Error) -> bool {

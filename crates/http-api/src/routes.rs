@@ -6,6 +6,7 @@ mod events;
 mod health;
 mod host;
 mod plugins;
+mod task_sets;
 mod tasks;
 mod tour;
 
@@ -29,6 +30,9 @@ use crate::envelope::Refusal;
 use crate::extract::Ctx;
 use crate::openapi;
 use crate::shared::Shared;
+
+/// Where tasks are taken in.
+pub(crate) const IMPORT: &str = "/scheduler/import";
 
 /// Every route, and the document that describes them.
 pub(crate) fn all() -> (Router<Arc<Shared>>, Value) {
@@ -130,6 +134,12 @@ fn described() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(tasks::preview))
         .routes(routes!(tasks::executors))
         .routes(routes!(tasks::graph))
+        .routes(routes!(tasks::backfill))
+        .routes(routes!(tasks::why))
+        .routes(routes!(tasks::all_runs))
+        .routes(routes!(task_sets::bulk))
+        .routes(routes!(task_sets::export))
+        .routes(routes!(task_sets::import))
 }
 
 /// What is no route of the management API may be one of a plugin's.

@@ -45,4 +45,4 @@ pub use plugins::{ConfigApplied, LifecycleAction, LifecycleOptions, PluginConfig
 pub use problem::{Problem, ProblemKind};
 pub use services::{ClusterView, NodeInfo, ServiceInfo, ServiceInstance, ServiceTest};
 pub use settings::ConfigValue;
-pub use tasks::{PreviewRequest, TaskEdge, TaskGraph, TaskNode, TriggerRequest};
+pub use tasks::{PreviewRequest, TaskExport, TriggerRequest};

@@ -2,8 +2,8 @@
 
 use runtime::Timestamp;
 use scheduler::{
-    ExecutorInfo, RunId, RunView, ScheduleSpec, Scheduler, SchedulerStatus, TaskFilter, TaskSnapshot,
-    TaskSpec, TaskView,
+    BackfillReport, BackfillRequest, ExecutorInfo, RunFilter, RunId, RunView, ScheduleSpec, Scheduler,
+    SchedulerStatus, TaskFilter, TaskGraph, TaskSnapshot, TaskSpec, TaskView, Why,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -11,6 +11,10 @@ use utoipa::ToSchema;
 
 use crate::management::not_available;
 use crate::{Caller, Management, Page, PageRequest, Problem, Role};
+
+mod many;
+
+pub use many::TaskExport;
 
 /// How many times a preview shows where the caller says nothing.
 const PREVIEW_DEFAULT: u32 = 5;
@@ -41,41 +45,8 @@ pub struct TriggerRequest {
     pub payload: Option<Value>,
 }
 
-/// A task's place in the graph.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct TaskNode {
-    /// The task's id.
-    pub id: String,
-    /// Its state.
-    pub status: scheduler::TaskStatus,
-    /// What runs it.
-    pub executor: String,
-}
-
-/// That a task runs after another.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct TaskEdge {
-    /// The task that runs first.
-    pub from: String,
-    /// The task that runs after it.
-    pub to: String,
-    /// How the first one's run must have ended.
-    pub on: scheduler::AfterCondition,
-}
-
-/// Which tasks run after which.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct TaskGraph {
-    /// The tasks, up to 1000.
-    pub nodes: Vec<TaskNode>,
-    /// What binds them.
-    pub edges: Vec<TaskEdge>,
-    /// How many tasks there are.
-    pub total: u64,
-}
-
 impl Management {
-    fn scheduler(&self) -> Result<&Scheduler, Problem> {
+    pub(crate) fn scheduler(&self) -> Result<&Scheduler, Problem> {
         self.inner.scheduler.as_ref().ok_or_else(|| not_available("scheduler"))
     }
 
@@ -302,22 +273,56 @@ impl Management {
         Ok(self.scheduler()?.executors())
     }
 
-    /// Which tasks run after which. Of more than 1000 tasks, the first 1000 by id.
+    /// The tasks within `depth` edges of a task, both ways; without one, the first 1000 that there are.
     ///
     /// # Errors
     ///
-    /// For callers without a role, and where the host has no scheduler.
-    pub async fn task_graph(&self, caller: &Caller) -> Result<TaskGraph, Problem> {
-        let page = PageRequest::new(Some(crate::PAGE_MAX as u64), None)?;
-        let tasks = self.tasks(caller, &TaskFilter::default(), &page).await?;
-        let total = tasks.total;
-        let mut graph = TaskGraph { nodes: Vec::with_capacity(tasks.items.len()), edges: Vec::new(), total };
-        for task in tasks.items {
-            for after in task.after {
-                graph.edges.push(TaskEdge { from: after.task, to: task.id.clone(), on: after.on });
-            }
-            graph.nodes.push(TaskNode { id: task.id, status: task.status, executor: task.executor });
-        }
-        Ok(graph)
+    /// `not_found`.
+    pub fn task_graph(&self, caller: &Caller, task: Option<&str>, depth: u32) -> Result<TaskGraph, Problem> {
+        caller.require(Role::Viewer)?;
+        Ok(self.scheduler()?.graph(task, depth)?)
+    }
+
+    /// Runs a task for times of its schedule that were missed.
+    ///
+    /// # Errors
+    ///
+    /// `not_found`, `invalid_field`, or `invalid_state`.
+    pub async fn backfill_task(
+        &self,
+        caller: &Caller,
+        id: &str,
+        request: &BackfillRequest,
+    ) -> Result<BackfillReport, Problem> {
+        self.write(caller, Role::Operator, "task.backfill", id, async |dry_run| {
+            Ok(self.scheduler()?.backfill(id, request, dry_run).await?)
+        })
+        .await
+    }
+
+    /// Why a task did or did not run at a time, or does not now.
+    ///
+    /// # Errors
+    ///
+    /// `not_found`.
+    pub async fn why_task(&self, caller: &Caller, id: &str, at: Option<Timestamp>) -> Result<Why, Problem> {
+        caller.require(Role::Viewer)?;
+        let at = at.unwrap_or_else(|| self.inner.clock.now());
+        Ok(self.scheduler()?.why(id, at).await?)
+    }
+
+    /// The runs of all tasks, the newest first.
+    ///
+    /// # Errors
+    ///
+    /// For callers without a role, and for a cursor that is none.
+    pub async fn runs(
+        &self,
+        caller: &Caller,
+        filter: &RunFilter,
+        page: &PageRequest,
+    ) -> Result<Page<RunView>, Problem> {
+        caller.require(Role::Viewer)?;
+        Ok(self.scheduler()?.list_runs(filter, &page.into()).await?.into())
     }
 }

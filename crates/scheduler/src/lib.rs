@@ -65,9 +65,11 @@
 //! - `plugin`: the scheduler as a plugin, and executors and tasks for the contexts of others.
 //! - `http`: the executor `http`. It takes TLS from the process's `rustls` provider.
 //! - `openapi`: `ToSchema` for the wire types.
+//! - `testing`: a scheduler on a clock of its own, for the tests of those who use one.
 //! - `test-util`: contract suites for those who implement a [`TaskStore`] or a [`Coordinator`].
 
 mod builder;
+mod bulk;
 pub mod coordinator;
 mod core;
 mod def;
@@ -75,6 +77,7 @@ mod dispatch;
 mod error;
 mod executor;
 mod executors;
+mod graph;
 mod history;
 mod id;
 mod notice;
@@ -89,12 +92,16 @@ mod scheduler;
 mod spec;
 mod stats;
 pub mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod timer;
+mod transfer;
 mod upstream;
 mod view;
 mod why;
 
 pub use builder::{BuildError, SchedulerBuilder, SchedulerConfig, StoreKind};
+pub use bulk::{BulkAction, BulkRefusal, BulkReport, BulkRequest};
 pub use coordinator::{Assignment, Coordinator, CoordinatorError, Grant, Membership, MemoryCoordinator};
 pub use core::TaskSnapshot;
 pub use error::TaskError;
@@ -102,13 +109,14 @@ pub use executor::{
     Executor, ExecutorGuard, ExecutorRegistry, PayloadError, RegisterError, RunContext, RunError, RunOutput,
     executor_fn,
 };
+pub use graph::{GRAPH_NODES_MAX, TaskEdge, TaskGraph, TaskNode};
 pub use id::{ParseRunIdError, RunId};
 #[cfg(feature = "plugin")]
 pub use plugin::{PluginTasks, SCHEDULER, SchedulerPlugin};
 pub use publish::TaskEvent;
 pub use rare::{RareState, Rest};
 pub use schedule::describe::{Description, Language, describe_cron};
-pub use scheduler::{DryRun, Scheduler, StopReport};
+pub use scheduler::{DryRun, Import, Scheduler, StopReport};
 pub use spec::{
     After, AfterCondition, FailureBackoff, Group, IntervalMode, Misfire, MisfirePolicy, Overlap, Retry,
     ScheduleKind, ScheduleSpec, TaskSpec, TaskSpec as Task,
@@ -117,6 +125,7 @@ pub use store::{
     Change, Commit, FileStoreError, FileTaskStore, Loaded, MemoryTaskStore, OpenRun, Retention, RunKey,
     StoreError, StoredTask, TaskState, TaskStore, shard_of,
 };
+pub use transfer::{ImportReport, OnConflict, ParseOnConflictError, TaskLine};
 pub use upstream::UpstreamRun;
 pub use view::{
     BackfillReport, BackfillRequest, ClusterStatus, ExecutorInfo, Lateness, Page, Paged,

@@ -17,21 +17,24 @@ use crate::def::{Def, payload_text};
 use crate::dispatch::{drive, work};
 use crate::error::TaskError;
 use crate::executor::{ExecutorGuard, ExecutorRegistry};
-use crate::history::SkipKind;
 use crate::persist::Keeper;
 use crate::publish::{BATCH, Teller};
 use crate::schedule::days::Calendars;
 use crate::schedule::{Micros, floor_micros, timestamp};
 use crate::spec::TaskSpec;
 use crate::store::{Change, StoreError};
-use crate::view::{ExecutorInfo, RunView, TaskStatus, TaskView};
+use crate::view::{ExecutorInfo, RunView, TaskView};
 
 mod backfill;
+mod bulk;
 mod dry_run;
+mod metered;
 mod owned;
 mod query;
+mod transfer;
 
 pub use dry_run::DryRun;
+pub use transfer::Import;
 
 /// What a stop could not finish.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -220,19 +223,30 @@ impl Scheduler {
     /// If a field is wrong, the id is taken, or there is no room. No task is left then.
     pub async fn create(&self, spec: TaskSpec) -> Result<TaskView, TaskError> {
         let inner = &self.inner;
+        let def = Arc::new(Def::admit(&spec, None, &inner.executors, &inner.calendars, inner.now())?);
+        let snapshot = self.create_def(def, false).await?;
+        self.view(snapshot, &spec.id)
+    }
+
+    /// Takes a checked task in, paused if it is to be.
+    async fn create_def(&self, def: Arc<Def>, is_paused: bool) -> Result<Option<TaskSnapshot>, TaskError> {
+        let inner = &self.inner;
         let now = inner.now();
-        let def = Arc::new(Def::admit(&spec, None, &inner.executors, &inner.calendars, now)?);
         let (snapshot, wanted) = match &inner.keeper {
             None => {
                 let mut core = inner.core();
-                let task = core.insert(def, Insert::Ready, now)?;
+                let task = core.insert(def, if is_paused { Insert::Held } else { Insert::Ready }, now)?;
+                if is_paused {
+                    core.pause_held(task, now);
+                    core.release(task, now);
+                }
                 (core.snapshot(task), core.wanted_at(now))
             }
-            Some(keeper) => self.create_kept(keeper, def, now).await?,
+            Some(keeper) => self.create_kept(keeper, def, is_paused, now).await?,
         };
         inner.nudge(wanted);
         inner.tell();
-        self.view(snapshot, &spec.id)
+        Ok(snapshot)
     }
 
     /// Takes a task in that does not run before the store has it.
@@ -240,6 +254,7 @@ impl Scheduler {
         &self,
         keeper: &Keeper,
         def: Arc<Def>,
+        is_paused: bool,
         now: Micros,
     ) -> Result<(Option<TaskSnapshot>, Micros), TaskError> {
         let id = def.id.to_string();
@@ -247,6 +262,9 @@ impl Scheduler {
         let chosen = Arc::clone(&place);
         let begin = move |core: &mut Core| {
             let task = core.insert(Arc::clone(&def), Insert::Held, now)?;
+            if is_paused {
+                core.pause_held(task, now);
+            }
             chosen.store(task, Ordering::SeqCst);
             let stored = core.stored(task).ok_or(TaskError::Stopped)?;
             Ok(Change::Insert(Box::new(stored)))
@@ -315,9 +333,20 @@ impl Scheduler {
         spec: TaskSpec,
         if_version: Option<u64>,
     ) -> Result<TaskView, TaskError> {
+        let def = self.admit_replacement(id, spec, self.inner.now())?;
+        let snapshot = self.replace_def(id, def, if_version).await?;
+        self.view(snapshot, id)
+    }
+
+    /// Puts a checked definition in place of a task's.
+    async fn replace_def(
+        &self,
+        id: &str,
+        def: Arc<Def>,
+        if_version: Option<u64>,
+    ) -> Result<Option<TaskSnapshot>, TaskError> {
         let inner = &self.inner;
         let now = inner.now();
-        let def = self.admit_replacement(id, spec, now)?;
         let (snapshot, wanted) = self
             .kept(
                 id,
@@ -333,7 +362,7 @@ impl Scheduler {
             .await?;
         inner.nudge(wanted);
         inner.tell();
-        self.view(snapshot, id)
+        Ok(snapshot)
     }
 
     fn admit_replacement(&self, id: &str, mut spec: TaskSpec, now: Micros) -> Result<Arc<Def>, TaskError> {
@@ -517,43 +546,6 @@ impl Scheduler {
     #[must_use]
     pub fn executors(&self) -> Vec<ExecutorInfo> {
         self.inner.executors.list()
-    }
-
-    /// Hands what has been counted to the metrics facade; before each scrape, say.
-    pub fn report_metrics(&self) {
-        let inner = &self.inner;
-        let now = inner.now();
-        let (counts, (lateness, executors), skipped, pauses, stuck) = {
-            let mut core = inner.core();
-            let counts = TaskStatus::ALL.map(|status| (status, core.table.count(status)));
-            let skipped = SkipKind::ALL.map(|kind| (kind, core.stats.skipped_for(kind)));
-            let pauses = core.stats.paused_for_failures;
-            (counts, core.stats.take_report(), skipped, pauses, core.stuck(now))
-        };
-        metrics::gauge!("scheduler_runs_stuck").set(stuck as f64);
-        metrics::counter!("scheduler_task_auto_pauses_total").absolute(pauses);
-        for (kind, count) in skipped {
-            metrics::counter!("scheduler_task_skipped_total", "reason" => kind.as_str()).absolute(count);
-        }
-        for (status, count) in counts {
-            metrics::gauge!("scheduler_tasks_total", "status" => status.as_str()).set(count as f64);
-        }
-        let late = metrics::histogram!("scheduler_task_lateness_seconds");
-        for (seconds, count) in lateness {
-            late.record_many(seconds, usize::try_from(count).unwrap_or(usize::MAX));
-        }
-        for report in executors {
-            // As many as there are executors that have run: what plugins register, and the built-in ones.
-            let executor = inner.executors.name_of(report.key).to_string();
-            metrics::counter!("scheduler_task_executions_total", "executor" => executor.clone())
-                .absolute(report.ended);
-            metrics::counter!("scheduler_task_failures_total", "executor" => executor.clone())
-                .absolute(report.failed);
-            let duration = metrics::histogram!("scheduler_task_duration_seconds", "executor" => executor);
-            for (seconds, count) in report.durations {
-                duration.record_many(seconds, usize::try_from(count).unwrap_or(usize::MAX));
-            }
-        }
     }
 
     /// The registry of executors, to register one's own.

@@ -281,15 +281,24 @@ impl Default for Page {
 
 /// Which tasks to list.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(default, deny_unknown_fields)]
 pub struct TaskFilter {
     /// In this state.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<TaskStatus>,
     /// Run by this executor.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub executor: Option<String>,
     /// With this text in their id or name, whatever the case.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub q: Option<String>,
     /// Registered by this plugin.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
+    /// Of this group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
 }
 
 /// Which runs to list.
@@ -328,9 +337,6 @@ pub struct BackfillRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 1000, default = 100))]
     pub limit: Option<u32>,
-    /// Whether only to tell which times would be run.
-    #[serde(default)]
-    pub dry_run: bool,
 }
 
 /// Which times of a schedule a backfill runs.

@@ -10,7 +10,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use event_bus::EventBus;
 use runtime::{Clock, SystemClock, Timestamp};
-use scheduler::{RunContext, RunOutput, ScheduleSpec, Scheduler, SchedulerConfig, TaskSpec, executor_fn};
+use scheduler::{
+    Group, Page, RunContext, RunOutput, ScheduleSpec, Scheduler, SchedulerConfig, TaskFilter, TaskSpec,
+    TaskStatus, executor_fn,
+};
 use tokio_cron_scheduler::{Job, JobScheduler};
 
 use crate::harness::{Goal, Plan, Row, Sample, Unit, block_on, count, growth, resident_bytes};
@@ -85,6 +88,16 @@ pub(crate) fn rows(plan: &Plan) -> Vec<Row> {
             Unit::Slope,
             Goal::AtMost(0.1),
             move |_| slope(sizes),
+        )
+        .without_warm_up(),
+        Row::new(
+            "scheduler.list.1m",
+            format!(
+                "a page of 100 tasks out of 1 M with its total, by the slowest of the filters; {SETTING}"
+            ),
+            Unit::Milliseconds,
+            Goal::AtMost(5.0),
+            |plan| list(plan.pick(1_000_000, 200_000)),
         )
         .without_warm_up(),
     ]
@@ -261,6 +274,61 @@ fn steady(span: Duration) -> anyhow::Result<Sample> {
         ensure!(runs >= TASKS * (span.as_secs() as usize - 1), "only {runs} runs");
         rig.scheduler.stop(Duration::from_secs(10)).await;
         Ok(late.sample_p99())
+    })
+}
+
+/// How long a page takes by each filter, the median of several; the texts that are looked for are made at the
+/// first look, which is shown apart.
+fn list(tasks: usize) -> anyhow::Result<Sample> {
+    let by = |name: &'static str, filter: TaskFilter| (name, filter);
+    let none = TaskFilter::default;
+    let text = |text: String| TaskFilter { q: Some(text), ..none() };
+    let filters = [
+        by("no filter", none()),
+        by("status", TaskFilter { status: Some(TaskStatus::Pending), ..none() }),
+        by("executor", TaskFilter { executor: Some("noop".to_owned()), ..none() }),
+        by("group", TaskFilter { group: Some("group-7".to_owned()), ..none() }),
+        by(
+            "group and executor",
+            TaskFilter { group: Some("group-7".to_owned()), executor: Some("noop".to_owned()), ..none() },
+        ),
+        by("text of one", text(format!("task-{:07}", tasks / 2))),
+        by("text of a thousand", text("-0001".to_owned())),
+    ];
+    block_on(workers(), async {
+        let rig = Rig::new(1).await?;
+        let at = later(Duration::from_secs(3600))?;
+        for from in (0..tasks).step_by(BATCH) {
+            let specs = (from..from + BATCH).map(|number| TaskSpec {
+                group: Some(Group { name: format!("group-{}", number % 100), limit: 10 }),
+                ..TaskSpec::new(format!("task-{number:07}"), ScheduleSpec::once_at(at)).executor("noop")
+            });
+            for result in rig.scheduler.create_many(specs.collect()).await {
+                result?;
+            }
+        }
+        let look = async |filter: &TaskFilter| {
+            let began = Instant::now();
+            let page = rig.scheduler.list(filter, &Page::default()).await?;
+            ensure!(page.total > 0, "{filter:?} finds nothing");
+            anyhow::Ok(began.elapsed().as_secs_f64() * 1e3)
+        };
+        let first = look(&text("task-0000001".to_owned())).await?;
+        let mut medians = Vec::new();
+        for (name, filter) in &filters {
+            let mut times = Vec::new();
+            for _ in 0..21 {
+                times.push(look(filter).await?);
+            }
+            times.sort_unstable_by(f64::total_cmp);
+            medians.push((*name, times.get(10).copied().unwrap_or_default()));
+        }
+        let slowest = medians.iter().map(|(_, time)| *time).fold(0.0, f64::max);
+        let mut sample = Sample::from(slowest).detail("first look for a text", first);
+        for (name, time) in medians {
+            sample = sample.detail(name, time);
+        }
+        Ok(sample.detail("text of all", look(&text("task".to_owned())).await?))
     })
 }
 

@@ -175,3 +175,115 @@ async fn executors_say_what_their_payloads_look_like() {
         }
     }
 }
+
+/// Each time of a range is run once, after a dry run, and what became of each can be asked.
+#[tokio::test]
+async fn promise_3_missed_times_are_made_up_for_once() {
+    let server = Server::start().await;
+    create(&server, json!({"id": "hourly", "schedule": {"type": "cron", "cron": "@hourly"}})).await;
+    let range = json!({"from": "2024-02-29T00:00:00Z", "until": "2024-02-29T04:59:59Z"});
+    let dry = server.post("/scheduler/tasks/hourly/backfill?dry_run=true", range.clone()).await;
+    assert_eq!((dry.status.as_u16(), &dry.json()["data"]["count"]), (200, &json!(5)), "{}", dry.text);
+    assert_eq!(server.get("/scheduler/runs").await.data()["total"], 0);
+    let begun = server.post("/scheduler/tasks/hourly/backfill", range.clone()).await;
+    assert_eq!(begun.status.as_u16(), 202, "{}", begun.text);
+    server.until("/scheduler/tasks/hourly", |data| data["task"]["run_count"] == 5).await;
+    let again = server.post("/scheduler/tasks/hourly/backfill", range).await;
+    let data = &again.json()["data"];
+    assert_eq!((again.status.as_u16(), &data["count"], &data["already_run"]), (200, &json!(0), &json!(5)));
+    let mut times: Vec<String> = runs(&server, "hourly")
+        .await
+        .iter()
+        .map(|run| format!("{} {}", run["origin"].as_str().unwrap(), run["scheduled_for"].as_str().unwrap()))
+        .collect();
+    times.sort_unstable();
+    let all: Vec<_> = (0..5).map(|hour| format!("backfill 2024-02-29T0{hour}:00:00Z")).collect();
+    assert_eq!(times, all);
+    let why = async |at: &str| {
+        server.get(&format!("/scheduler/tasks/hourly/why?at={at}")).await.data()["answer"].take()
+    };
+    assert_eq!(why("2024-02-29T03:00:00Z").await, "ran");
+    assert_eq!(why("2024-02-29T05:00:00Z").await, "not_created");
+    assert_eq!(why("2999-01-01T05:00:00Z").await, "not_yet");
+    assert_eq!(why("2999-01-01T05:00:01Z").await, "not_scheduled");
+    server
+        .post("/scheduler/tasks/hourly/backfill", json!({"from": "2999-01-01T00:00:00Z"}))
+        .await
+        .refusal(422);
+    server.get("/scheduler/tasks/hourly/why?at=noon").await.refusal(422);
+    server.get("/scheduler/tasks/none/why").await.refusal(404);
+}
+
+#[tokio::test]
+async fn a_failing_task_is_paused_and_outputs_are_passed_on() {
+    let server = Server::start().await;
+    let url = format!("{}/absent", server.base);
+    let every = json!({"type": "interval", "interval": "20ms", "delay": "0s"});
+    create(
+        &server,
+        json!({"id": "fails", "executor": "http", "payload": {"url": url, "method": "GET"},
+            "schedule": every, "pause_after_failures": 2}),
+    )
+    .await;
+    let data = server.until("/scheduler/tasks/fails", |data| data["task"]["status"] == "paused").await;
+    assert_eq!(data["task"]["pause_reason"], "2 failures in a row", "{data}");
+    let metrics = server.get("/metrics").await.text;
+    assert!(metrics.contains("scheduler_task_auto_pauses_total 1"), "{metrics}");
+
+    let mut events = server.events("?type=custom.*", None).await;
+    let first = json!({"id": "first", "executor": "event", "payload": {"topic": "custom.first"},
+        "schedule": {"type": "interval", "interval": "1h"}});
+    create(&server, first).await;
+    let second = json!({"id": "second", "executor": "event", "payload": {"topic": "custom.second", "data": {}},
+        "after": [{"task": "first", "into": "/data"}]});
+    create(&server, second).await;
+    server.send(reqwest::Method::POST, "/scheduler/tasks/first/trigger", None).await.data();
+    let (_, event) = events.next_of("custom.second").await;
+    assert!(event["data"]["delivered_to"].is_number(), "the output of the first: {event}");
+    let done = |data: &Value| data["task"]["run_count"] == 1;
+    server.until("/scheduler/tasks/second", done).await;
+    let root = runs(&server, "first").await[0]["id"].as_str().unwrap().to_owned();
+    let chain = server.get(&format!("/scheduler/runs?chain={root}")).await.data();
+    assert_eq!((&chain["total"], &chain["runs"][0]["caused_by"]), (&json!(2), &json!([root])), "{chain}");
+    let graph = server.get("/scheduler/graph?task=second&depth=1").await.data();
+    assert_eq!(graph["edges"], json!([{"from": "first", "to": "second", "on": "success"}]));
+}
+
+#[tokio::test]
+async fn many_tasks_are_changed_exported_and_imported() {
+    let server = Server::start().await;
+    for n in 0..20 {
+        let group = if n % 2 == 0 { "even" } else { "odd" };
+        let schedule = json!({"type": "interval", "interval": "1h"});
+        create(&server, json!({"id": format!("t{n:02}"), "group": group, "schedule": schedule})).await;
+    }
+    let request = json!({"action": "pause", "filter": {"group": "odd"}});
+    let dry = server.post("/scheduler/bulk?dry_run=true", request.clone()).await.data();
+    assert_eq!((&dry["done"], &dry["dry_run"]), (&json!(10), &json!(true)), "{dry}");
+    let report = server.post("/scheduler/bulk", request).await.data();
+    assert_eq!(
+        (&report["done"], &report["refused"], &report["more"]),
+        (&json!(10), &json!(0), &json!(false))
+    );
+    assert_eq!(server.get("/scheduler/tasks?group=odd&status=paused&limit=1").await.data()["total"], 10);
+    server.post("/scheduler/bulk", json!({"action": "remove"})).await.refusal(422);
+
+    let text = server.get("/scheduler/export").await.text;
+    assert_eq!(text.lines().count(), 20, "{text}");
+    let import = async |query: &str, text: &str| {
+        let body = Some((text, "application/jsonl"));
+        server.send_as(reqwest::Method::POST, &format!("/scheduler/import{query}"), body, &[]).await
+    };
+    assert_eq!(import("", &text).await.refusal(422)["field"], "line 1, task.id");
+    server.post("/scheduler/bulk", json!({"action": "remove", "all": true})).await.data();
+    assert_eq!(server.get("/scheduler/tasks").await.data()["total"], 0);
+    let tried = import("?dry_run=true", &text).await.data();
+    assert_eq!((&tried["created"], &tried["dry_run"]), (&json!(20), &json!(true)), "{tried}");
+    assert_eq!(server.get("/scheduler/tasks").await.data()["total"], 0);
+    assert_eq!(import("", &text).await.data()["created"], 20);
+    assert_eq!(server.get("/scheduler/tasks/status/paused").await.data()["total"], 10);
+    let wrong = format!("{text}{}", json!({"task": {"id": "x", "after": ["nobody"]}}));
+    let refused = import("?on_conflict=replace", &wrong).await;
+    assert_eq!(refused.refusal(422)["field"], "line 21, task.after[0].task", "{}", refused.text);
+    server.post("/scheduler/import", json!({})).await.refusal(415);
+}

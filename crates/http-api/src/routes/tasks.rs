@@ -1,8 +1,12 @@
 //! Tasks and their runs.
 
-use management::{PageRequest, PreviewRequest, Problem, TaskGraph, TriggerRequest};
+use http::StatusCode;
+use management::{PageRequest, PreviewRequest, Problem, TriggerRequest};
 use runtime::Timestamp;
-use scheduler::{Description, ExecutorInfo, RunView, SchedulerStatus, TaskFilter, TaskSpec, TaskView};
+use scheduler::{
+    BackfillReport, BackfillRequest, Description, ExecutorInfo, RunFilter, RunView, SchedulerStatus,
+    TaskFilter, TaskGraph, TaskSpec, TaskView, Why,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -55,6 +59,8 @@ pub(crate) struct TasksQuery {
     q: Option<String>,
     /// Registered by this plugin.
     owner: Option<String>,
+    /// Of this group.
+    group: Option<String>,
     /// How many entries at the most.
     #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<u64>,
@@ -65,7 +71,8 @@ pub(crate) struct TasksQuery {
 impl TasksQuery {
     fn read(self) -> Result<(TaskFilter, PageRequest), Problem> {
         let status = self.status.map(|status| read_status(&status)).transpose()?;
-        let filter = TaskFilter { status, executor: self.executor, q: self.q, owner: self.owner };
+        let Self { executor, q, owner, group, .. } = self;
+        let filter = TaskFilter { status, executor, q, owner, group };
         Ok((filter, PageRequest::new(self.limit, self.cursor)?))
     }
 }
@@ -210,11 +217,100 @@ pub(crate) async fn executors(ctx: Ctx) -> Outcome {
     Answer::ok(&ExecutorsData::from(whole(ctx.management().executors(ctx.caller())?)))
 }
 
+/// Which part of the graph.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct GraphQuery {
+    /// The task whose neighbourhood is shown; without it, the first 1000 tasks are.
+    task: Option<String>,
+    /// How many edges away from it, both ways; all that hangs together where it is left out.
+    depth: Option<u32>,
+}
+
 /// Which tasks run after which.
-#[utoipa::path(get, path = "/scheduler/graph", tag = "scheduler",
-    responses((status = 200, description = "The graph.", body = Envelope<TaskGraph>)))]
-pub(crate) async fn graph(ctx: Ctx) -> Outcome {
-    Answer::ok(&ctx.management().task_graph(ctx.caller()).await?)
+#[utoipa::path(get, path = "/scheduler/graph", tag = "scheduler", params(GraphQuery),
+    responses((status = 200, description = "The graph.", body = Envelope<TaskGraph>),
+        (status = 404, description = "There is no such task.", body = crate::envelope::ErrorEnvelope)))]
+pub(crate) async fn graph(ctx: Ctx, Query(query): Query<GraphQuery>) -> Outcome {
+    if query.depth.is_some() && query.task.is_none() {
+        return Err(Problem::invalid("depth", "goes with `task`").into());
+    }
+    let depth = query.depth.unwrap_or(u32::MAX);
+    Answer::ok(&ctx.management().task_graph(ctx.caller(), query.task.as_deref(), depth)?)
+}
+
+/// Runs a task for the times of its schedule that were missed in a range, none of them twice.
+///
+/// The runs follow each other in the order of their times, whatever the overlap policy; scheduled runs go before
+/// them. A dry run tells the times. Times whose records are not kept any more are left alone.
+#[utoipa::path(post, path = "/scheduler/tasks/{id}/backfill", tag = "scheduler",
+    request_body(content = BackfillRequest, example = json!(
+        {"from": "2030-01-01T00:00:00Z", "until": "2030-01-02T00:00:00Z", "limit": 24})),
+    params(("id" = String, Path, description = "The task's id.")),
+    responses(
+        (status = 200, description = "Nothing is to be run, or it was a dry run.", body = Envelope<BackfillReport>,
+            example = json!({"code": 200, "message": "success", "data": {"task": "report", "dry_run": true,
+                "count": 2, "times": ["2030-01-01T02:00:00Z", "2030-01-01T03:00:00Z"], "already_run": 22,
+                "not_known": 0, "next_from": null}})),
+        (status = 202, description = "The runs are in line.", body = Envelope<BackfillReport>)))]
+pub(crate) async fn backfill(ctx: Ctx, Name(id): Name, Json(request): Json<BackfillRequest>) -> Outcome {
+    let report = ctx.management().backfill_task(ctx.caller(), &id, &request).await?;
+    let begun = !report.dry_run && report.count > 0;
+    Answer::with(if begun { StatusCode::ACCEPTED } else { StatusCode::OK }, &report)
+}
+
+/// Which time.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct WhyQuery {
+    /// The time; a whole second stands for all of it. Now where it is left out.
+    at: Option<Timestamp>,
+}
+
+/// Why a task did or did not run at a time.
+#[utoipa::path(get, path = "/scheduler/tasks/{id}/why", tag = "scheduler",
+    params(("id" = String, Path, description = "The task's id."), WhyQuery),
+    responses((status = 200, description = "The answer: there always is one.", body = Envelope<Why>,
+        example = json!({"code": 200, "message": "success", "data": {"task": "report",
+            "at": "2030-01-01T02:00:00Z", "answer": "paused",
+            "detail": "paused since 2030-01-01T01:10:00Z until 2030-01-01T04:00:00Z: by an operator",
+            "run": null, "previous": "2030-01-01T01:00:00Z", "next": "2030-01-01T03:00:00Z"}}))))]
+pub(crate) async fn why(ctx: Ctx, Name(id): Name, Query(query): Query<WhyQuery>) -> Outcome {
+    Answer::ok(&ctx.management().why_task(ctx.caller(), &id, query.at).await?)
+}
+
+/// Which runs.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct RunsQuery {
+    /// Of the chain that began with this run: it, those that it let go, and so on.
+    chain: Option<String>,
+    /// That have got so far, or ended so: one of `queued running retrying completed failed canceled skipped`.
+    #[param(value_type = Option<scheduler::RunOutcome>)]
+    outcome: Option<String>,
+    /// How many entries at the most.
+    #[param(minimum = 1, maximum = 1000, default = 100)]
+    limit: Option<u64>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// The runs of all tasks, the newest first.
+#[utoipa::path(get, path = "/scheduler/runs", tag = "scheduler", params(RunsQuery),
+    responses((status = 200, description = "A page of them.", body = Envelope<RunsData>)))]
+pub(crate) async fn all_runs(ctx: Ctx, Query(query): Query<RunsQuery>) -> Outcome {
+    let chain = query.chain.map(|chain| chain.parse()).transpose();
+    let chain =
+        chain.map_err(|error: scheduler::ParseRunIdError| Problem::invalid("chain", error.to_string()))?;
+    let outcome = query.outcome.map(|outcome| outcome.parse()).transpose();
+    let outcome = outcome
+        .map_err(|error: scheduler::ParseRunOutcomeError| Problem::invalid("outcome", error.to_string()))?;
+    let page = PageRequest::new(query.limit, query.cursor)?;
+    let filter = RunFilter { chain, outcome };
+    Answer::ok(&RunsData::from(ctx.management().runs(ctx.caller(), &filter, &page).await?))
 }
 
 fn task_answer(task: TaskView) -> Result<Answer, Refusal> {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::client::{Answered, call, get, send};
 use crate::host::host;
+use http_api::{Api, HttpConfig};
 
 const HOURLY: &str = r#"{"id": "t", "schedule": {"type": "interval", "interval": "1h"}}"#;
 
@@ -415,4 +416,176 @@ async fn what_is_shown_of_a_task_is_never_what_it_was_before() {
     assert_eq!(get(&host.api, "/scheduler/tasks/seen").await.status, 404);
     call(&host.api, Method::POST, "/scheduler/tasks", &spec("1h", "a")).await;
     assert_ne!(shown().await.incarnation, created.incarnation);
+}
+
+#[tokio::test]
+async fn missed_times_are_run_after_a_dry_run() {
+    let host = host().await;
+    let cron = r#"{"id": "t", "schedule": {"type": "cron", "cron": "@hourly"}}"#;
+    call(&host.api, Method::POST, "/scheduler/tasks", cron).await;
+    let path = "/scheduler/tasks/t/backfill";
+    let backfill = async |body: Value| call(&host.api, Method::POST, path, &body.to_string()).await;
+    let range = json!({"from": "2020-01-01T00:00:00Z", "until": "2020-01-01T02:30:00Z"}).to_string();
+    let dry = call(&host.api, Method::POST, &format!("{path}?dry_run=true"), &range).await;
+    let data = &dry.json()["data"];
+    assert_eq!((dry.status.as_u16(), &data["count"]), (200, &json!(3)), "{data}");
+    assert_eq!(data["times"][2], "2020-01-01T02:00:00Z");
+    let range = json!({"from": "2020-01-01T00:00:00Z", "until": "2020-01-01T02:30:00Z", "limit": 2});
+    let begun = backfill(range.clone()).await;
+    let data = &begun.json()["data"];
+    assert_eq!((begun.status.as_u16(), &data["next_from"]), (202, &json!("2020-01-01T02:00:00Z")));
+    let ended = async {
+        while get(&host.api, "/scheduler/tasks/t").await.json()["data"]["task"]["run_count"] != 2 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), ended).await.expect("the runs end");
+    let run = &get(&host.api, "/scheduler/runs?outcome=completed").await.json()["data"]["runs"][0];
+    assert_eq!((&run["origin"], &run["scheduled_for"]), (&json!("backfill"), &json!("2020-01-01T01:00:00Z")));
+    let why = get(&host.api, "/scheduler/tasks/t/why?at=2020-01-01T01:00:00Z").await.json();
+    assert_eq!((&why["data"]["answer"], &why["data"]["run"]["id"]), (&json!("ran"), &run["id"]), "{why}");
+    let none = backfill(json!({"from": "2020-01-01T00:00:00Z", "until": "2020-01-01T01:30:00Z"})).await;
+    assert_eq!((none.status.as_u16(), &none.json()["data"]["already_run"]), (200, &json!(2)));
+    for (body, field) in [
+        (json!({}), ""),
+        (json!({"from": "yesterday"}), "from"),
+        (json!({"from": "2020-01-01T00:00:00Z", "limit": 0}), "limit"),
+        (json!({"from": "2020-01-02T00:00:00Z", "until": "2020-01-01T00:00:00Z"}), "from"),
+        (json!({"from": "2020-01-01T00:00:00Z", "until": "2999-01-01T00:00:00Z"}), "until"),
+    ] {
+        let refused = error(&backfill(body.clone()).await);
+        assert_eq!((refused.0, refused.1.as_str()), (422, "invalid_field"), "{body}");
+        assert!(refused.2.starts_with(field), "{body}: {refused:?}");
+    }
+    call(&host.api, Method::POST, "/scheduler/tasks/t/pause", "").await;
+    let paused = backfill(json!({"from": "2020-01-01T00:00:00Z"})).await;
+    assert_eq!(error(&paused), (409, "invalid_state".into(), String::new()));
+}
+
+#[tokio::test]
+async fn one_action_is_done_to_many_and_reported() {
+    let host = host().await;
+    for n in 0..3 {
+        let body =
+            json!({"id": format!("t{n}"), "group": "g", "schedule": {"type": "interval", "interval": "1h"}});
+        call(&host.api, Method::POST, "/scheduler/tasks", &body.to_string()).await;
+    }
+    let bulk = async |body: Value| call(&host.api, Method::POST, "/scheduler/bulk", &body.to_string()).await;
+    let body = json!({"action": "pause", "filter": {"group": "g"}}).to_string();
+    let dry = call(&host.api, Method::POST, "/scheduler/bulk?dry_run=true", &body).await.json();
+    assert_eq!((&dry["data"]["done"], &dry["data"]["dry_run"]), (&json!(3), &json!(true)), "{dry}");
+    let done = bulk(json!({"action": "pause", "filter": {"group": "g"}})).await.json();
+    assert_eq!((&done["data"]["done"], &done["data"]["tasks"]), (&json!(3), &json!(["t0", "t1", "t2"])));
+    assert_eq!(get(&host.api, "/scheduler/tasks?group=g&status=paused").await.json()["data"]["total"], 3);
+    assert_eq!(get(&host.api, "/scheduler/tasks?group=h").await.json()["data"]["total"], 0);
+    let again = bulk(json!({"action": "pause", "filter": {"group": "g"}})).await.json();
+    assert_eq!((&again["data"]["done"], &again["data"]["refused"]), (&json!(0), &json!(3)), "{again}");
+    for (body, field) in [
+        (json!({"action": "remove"}), "filter"),
+        (json!({"action": "explode", "all": true}), "action"),
+        (json!({"action": "remove", "filter": {"colour": "red"}}), "filter.colour"),
+        (json!({"action": "remove", "all": true, "limit": 10_001}), "limit"),
+    ] {
+        assert_eq!(error(&bulk(body).await), (422, "invalid_field".into(), field.to_owned()));
+    }
+    assert_eq!(host.scheduler.status().total_tasks, 3);
+    let audit = get(&host.api, "/audit").await.json();
+    assert_eq!(audit["data"]["entries"][0]["action"], "task.bulk_remove", "{audit}");
+}
+
+/// A request with JSON Lines.
+fn lines(query: &str, body: String) -> Request<Full<bytes::Bytes>> {
+    Request::post(format!("/scheduler/import{query}"))
+        .header("content-type", "application/jsonl")
+        .body(Full::from(body))
+        .unwrap()
+}
+
+#[tokio::test]
+async fn tasks_go_out_as_json_lines_and_come_in_again() {
+    let host = host().await;
+    for n in 0..600 {
+        let body = json!({"id": format!("t{n:03}"), "payload": {"n": n}, "schedule": {"type": "interval", "interval": "1h"}});
+        host.scheduler.create(serde_json::from_value(body).unwrap()).await.unwrap();
+    }
+    host.scheduler.pause("t007").await.unwrap();
+    let answer = get(&host.api, "/scheduler/export").await;
+    assert_eq!((answer.status.as_u16(), answer.header("content-type")), (200, "application/jsonl"));
+    let text = String::from_utf8(answer.body.to_vec()).unwrap();
+    assert_eq!(text.lines().count(), 600);
+    let first: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    assert_eq!((&first["task"]["id"], &first["status"]), (&json!("t000"), &json!("pending")));
+
+    let taken = send(&host.api, lines("", text.clone())).await;
+    assert_eq!(error(&taken), (422, "invalid_field".into(), "line 1, task.id".into()));
+    let skipped = send(&host.api, lines("?on_conflict=skip", text.clone())).await.json();
+    assert_eq!(skipped["data"]["skipped"], 600, "{skipped}");
+    let other = crate::host::host().await;
+    let dry = send(&other.api, lines("?dry_run=true", text.clone())).await.json();
+    assert_eq!((&dry["data"]["created"], other.scheduler.status().total_tasks), (&json!(600), 0), "{dry}");
+    let report = send(&other.api, lines("", text.clone())).await.json();
+    assert_eq!((&report["data"]["created"], &report["data"]["failed"]), (&json!(600), &json!(0)), "{report}");
+    assert_eq!(
+        get(&other.api, "/scheduler/tasks/status/paused").await.json()["data"]["tasks"][0]["id"],
+        "t007"
+    );
+
+    let wrong = format!("{text}{}", json!({"task": {"id": "x", "schedule": {"type": "once"}}}));
+    let wrong = send(&other.api, lines("?on_conflict=replace", wrong)).await;
+    assert_eq!(error(&wrong), (422, "invalid_field".into(), "line 601, task.schedule.at".into()));
+    let how = send(&other.api, lines("?on_conflict=perhaps", String::new())).await;
+    assert_eq!(error(&how).2, "on_conflict");
+    let json = call(&other.api, Method::POST, "/scheduler/import", "{}").await;
+    assert_eq!(json.status, 415);
+}
+
+#[tokio::test]
+async fn an_import_may_be_larger_than_other_bodies_and_is_bounded_too() {
+    let config = HttpConfig { body_bytes_max: 1024, import_bytes_max: 8192, ..HttpConfig::default() };
+    let host = host().await;
+    let api = Api::new(host.management.clone(), config);
+    let line = |n: usize| json!({"task": {"id": format!("t{n}"), "schedule": {"type": "interval", "interval": "1h"}}});
+    let many: Vec<String> = (0..60).map(|n| line(n).to_string()).collect();
+    let taken = send(&api, lines("", many.join("\n"))).await;
+    assert_eq!((taken.status.as_u16(), &taken.json()["data"]["created"]), (200, &json!(60)));
+    let too_many: Vec<String> = (100..300).map(|n| line(n).to_string()).collect();
+    assert_eq!(send(&api, lines("", too_many.join("\n"))).await.status, 413);
+    let mut keyed = lines("?on_conflict=skip", many.join("\n"));
+    keyed.headers_mut().insert("idempotency-key", "k".parse().unwrap());
+    assert_eq!(send(&api, keyed).await.status, 413, "with a key all of it is compared");
+    assert_eq!(host.scheduler.status().total_tasks, 60);
+}
+
+#[tokio::test]
+async fn the_graph_and_the_chain_of_a_run_are_shown() {
+    let host = host().await;
+    call(&host.api, Method::POST, "/scheduler/tasks", HOURLY).await;
+    for (id, after) in [("u", "t"), ("v", "u")] {
+        let body = json!({"id": id, "after": [after]}).to_string();
+        call(&host.api, Method::POST, "/scheduler/tasks", &body).await;
+    }
+    let near = get(&host.api, "/scheduler/graph?task=t&depth=1").await.json();
+    assert_eq!(near["data"]["nodes"].as_array().unwrap().len(), 2, "{near}");
+    assert_eq!(error(&get(&host.api, "/scheduler/graph?task=none").await).0, 404);
+    assert_eq!(error(&get(&host.api, "/scheduler/graph?depth=1").await).2, "depth");
+    let run = call(&host.api, Method::POST, "/scheduler/tasks/t/trigger", "").await.json();
+    let run = run["data"]["run"]["id"].as_str().unwrap().to_owned();
+    let path = format!("/scheduler/runs?chain={run}&outcome=completed");
+    let ended = async {
+        while get(&host.api, &path).await.json()["data"]["total"] != 3 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), ended).await.expect("the chain ends");
+    let runs = get(&host.api, &path).await.json()["data"]["runs"].clone();
+    assert_eq!((&runs[0]["task"], &runs[0]["chain"]), (&json!("v"), &json!(run)));
+    assert_eq!(runs[0]["caused_by"], json!([runs[1]["id"]]));
+    for (query, field) in [("chain=x", "chain"), ("outcome=x", "outcome"), ("limit=0", "limit"), ("x=1", "x")]
+    {
+        assert_eq!(error(&get(&host.api, &format!("/scheduler/runs?{query}")).await).2, field);
+    }
+    assert_eq!(error(&get(&host.api, "/scheduler/tasks/t/why?at=noon").await).2, "at");
+    assert_eq!(error(&get(&host.api, "/scheduler/tasks/none/why").await).0, 404);
+    let now = get(&host.api, "/scheduler/tasks/v/why").await.json();
+    assert_eq!(now["data"]["answer"], "waits_for_tasks", "{now}");
 }

@@ -98,6 +98,15 @@ impl Core {
         Ok(task)
     }
 
+    /// A new task that is held is to be paused once it is not.
+    pub(crate) fn pause_held(&mut self, task: u32, now: Micros) {
+        if let Some(slot) = self.table.get_mut(task) {
+            slot.flags |= flag::PAUSED;
+            Self::side(slot).rare_mut().rest(now, BY_OPERATOR);
+        }
+        self.settle(task);
+    }
+
     /// The store has taken the task: it may run.
     pub(crate) fn release(&mut self, task: u32, now: Micros) {
         if let Some(slot) = self.table.get_mut(task) {
@@ -157,6 +166,7 @@ impl Core {
             slot.version = slot.version.saturating_add(1);
             slot.updated = now.max(slot.created);
         }
+        self.table.redefined(task);
         self.link_edges(task, &def);
         if before.executor != def.executor {
             self.unpark(task, before.executor);

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use memchr::memmem::Finder;
+
 use super::{Core, flag};
 use crate::def::Def;
 use crate::history::Note;
@@ -139,52 +141,89 @@ impl Core {
     }
 
     /// Goes on with a search for a while; tells whether it is over.
-    pub(crate) fn search(&self, filter: &Filter, limit: usize, search: &mut Search) -> bool {
+    pub(crate) fn search(&mut self, filter: &Filter, limit: usize, search: &mut Search) -> bool {
         // The plain cases, a page of all tasks or of those in one state, need not look at the rest.
-        let known_total = match filter {
-            Filter { status, executor: None, text: None, owner: None } => {
-                Some(status.map_or(self.table.len() as u64, |status| self.table.count(status)))
-            }
-            _ => None,
-        };
-        if let Some(total) = known_total {
-            search.total = total;
+        if filter.is_plain() {
+            let total = self.table.len() as u64;
+            search.total = filter.status.map_or(total, |status| self.table.count(status));
             search.place = search.place.max(search.from);
+            return self.search_plain(filter.status, limit, search);
         }
+        let Some(wanted) = self.table.wanted(filter) else { return true };
+        let mut places = Vec::new();
+        search.place = self.table.matching(filter, &wanted, search.place, &mut places);
+        search.total += places.len() as u64;
+        for place in places {
+            if place >= search.from && self.show(place, limit, search) {
+                break;
+            }
+        }
+        search.place >= self.table.end()
+    }
+
+    fn search_plain(&self, status: Option<TaskStatus>, limit: usize, search: &mut Search) -> bool {
         let until = search.place.saturating_add(STRETCH).min(self.table.end());
         while search.place < until {
-            let place = match filter.status {
+            let place = match status {
                 Some(status) => match self.table.find(status, search.place) {
                     Some(place) => place,
-                    None => {
-                        search.place = self.table.end();
-                        return true;
-                    }
+                    None => return true,
                 },
                 None => search.place,
             };
             search.place = place + 1;
-            let Some(slot) = self.table.get(place) else { continue };
-            let Some(def) = &slot.def else { continue };
-            if slot.flags & flag::HELD != 0 || !filter.matches(def) {
-                continue;
-            }
-            if known_total.is_none() {
-                search.total += 1;
-            }
-            if place < search.from {
-                continue;
-            }
-            if search.found.len() < limit {
-                search.found.extend(self.snapshot(place));
-            } else if search.next.is_none() {
-                search.next = Some(place);
-                if known_total.is_some() {
-                    return true;
-                }
+            if self.show(place, limit, search) {
+                return true;
             }
         }
         search.place >= self.table.end()
+    }
+
+    /// Puts a task onto the page. Tells whether the page is full, and where the next one begins.
+    fn show(&self, place: u32, limit: usize, search: &mut Search) -> bool {
+        if search.next.is_some() {
+            return true;
+        }
+        if self.table.get(place).is_none_or(|slot| slot.flags & flag::HELD != 0) {
+            return false;
+        }
+        if search.found.len() == limit {
+            search.next = Some(place);
+            return true;
+        }
+        search.found.extend(self.snapshot(place));
+        false
+    }
+
+    /// The definitions and states of some tasks from a place on, and where it goes on.
+    pub(crate) fn export(&self, from: u32, max: usize) -> (Vec<(Arc<Def>, TaskStatus)>, Option<u32>) {
+        let mut found = Vec::with_capacity(max);
+        for place in from..self.table.end() {
+            if found.len() == max {
+                return (found, Some(place));
+            }
+            let Some(slot) = self.table.get(place).filter(|slot| slot.flags & flag::HELD == 0) else {
+                continue;
+            };
+            if let (Some(def), Some(status)) = (&slot.def, self.table.status(place)) {
+                found.push((Arc::clone(def), status));
+            }
+        }
+        (found, None)
+    }
+
+    pub(crate) fn def(&self, place: u32) -> Option<&Def> {
+        self.table.get(place)?.def.as_deref()
+    }
+
+    /// The plugin that owns the task, if there is such a task and a plugin does.
+    pub(crate) fn owner_if_any(&self, id: &str) -> Option<Option<String>> {
+        Some(self.def(self.find(id)?)?.owner().map(str::to_owned))
+    }
+
+    /// For how many more tasks there is room.
+    pub(crate) fn room(&self) -> usize {
+        self.config.max_tasks.saturating_sub(self.table.len())
     }
 
     pub(crate) fn run_snapshot(&self, number: u64) -> Option<RunSnapshot> {
@@ -301,35 +340,29 @@ impl RunSearch {
 /// A filter with its parts made ready.
 #[derive(Debug)]
 pub(crate) struct Filter {
-    pub(crate) status: Option<TaskStatus>,
-    executor: Option<Option<crate::executor::ExecutorKey>>,
-    text: Option<String>,
-    owner: Option<String>,
+    pub(super) status: Option<TaskStatus>,
+    /// Nothing within for a name that nobody has ever used.
+    pub(super) executor: Option<Option<crate::executor::ExecutorKey>>,
+    pub(super) text: Option<Finder<'static>>,
+    pub(super) owner: Option<String>,
+    pub(super) group: Option<String>,
 }
 
 impl Filter {
     pub(crate) fn new(filter: &TaskFilter, executors: &crate::executor::ExecutorRegistry) -> Self {
+        let text = filter.q.as_deref().filter(|q| !q.is_empty()).map(str::to_lowercase);
         Self {
             status: filter.status,
             executor: filter.executor.as_deref().map(|name| executors.find(name)),
-            text: filter.q.as_deref().filter(|q| !q.is_empty()).map(str::to_lowercase),
+            text: text.map(|text| Finder::new(text.as_bytes()).into_owned()),
             owner: filter.owner.clone(),
+            group: filter.group.clone(),
         }
     }
 
-    fn matches(&self, def: &Def) -> bool {
-        let contains = |text: &str, needle: &str| {
-            if text.is_ascii() {
-                let (text, needle) = (text.as_bytes(), needle.as_bytes());
-                text.len() >= needle.len()
-                    && text.windows(needle.len()).any(|part| part.eq_ignore_ascii_case(needle))
-            } else {
-                text.to_lowercase().contains(needle)
-            }
-        };
-        self.executor.is_none_or(|executor| executor == Some(def.executor))
-            && self.owner.as_deref().is_none_or(|owner| def.owner() == Some(owner))
-            && self.text.as_deref().is_none_or(|text| contains(&def.id, text) || contains(&def.name, text))
+    /// Whether it asks for a state at the most.
+    const fn is_plain(&self) -> bool {
+        self.executor.is_none() && self.text.is_none() && self.owner.is_none() && self.group.is_none()
     }
 }
 

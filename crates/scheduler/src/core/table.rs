@@ -1,10 +1,14 @@
 //! The places of tasks: blocks that never move, so that growing copies nothing.
 
+use memchr::memmem::Finder;
+
+use super::facets::{Facets, Wanted};
+use super::query::Filter;
 use crate::core::{NONE, Slot};
 use crate::view::TaskStatus;
 
 /// Places in a block.
-const BLOCK: usize = 4096;
+pub(super) const BLOCK: usize = 4096;
 
 /// All tasks by place. The states stand apart, one byte each, so that looking for the few that run among a
 /// million is one pass over a megabyte.
@@ -16,7 +20,11 @@ pub(crate) struct Table {
     used: u32,
     len: usize,
     counts: [u64; TaskStatus::ALL.len()],
+    facets: Facets,
 }
+
+/// How many places one look goes through.
+const STRETCH: u32 = 16 * BLOCK as u32;
 
 /// The state byte of a place that has no task.
 const VACANT: u8 = u8::MAX;
@@ -52,6 +60,9 @@ impl Table {
             self.statuses.push(VACANT);
             place
         });
+        if let Some(def) = &slot.def {
+            self.facets.set(place, def);
+        }
         if let Some(at) = self
             .blocks
             .get_mut(place as usize / BLOCK)
@@ -74,6 +85,7 @@ impl Table {
             *status = VACANT;
         }
         self.len -= 1;
+        self.facets.clear(place);
         self.free.push(place);
         Some(slot)
     }
@@ -96,10 +108,79 @@ impl Table {
         self.statuses.get(place as usize).and_then(|status| TaskStatus::ALL.get(*status as usize)).copied()
     }
 
+    /// The task has another definition.
+    pub(crate) fn redefined(&mut self, place: u32) {
+        let def = self
+            .blocks
+            .get(place as usize / BLOCK)
+            .and_then(|block| block.get(place as usize % BLOCK))
+            .and_then(|slot| slot.def.as_ref());
+        if let Some(def) = def {
+            self.facets.set(place, def);
+        }
+    }
+
+    /// What a filter asks for, in numbers; nothing if no task can have it.
+    pub(super) fn wanted(&self, filter: &Filter) -> Option<Wanted> {
+        let name = |name: &Option<String>| match name {
+            Some(name) => self.facets.name(name).map(Some),
+            None => Some(None),
+        };
+        let executor = match filter.executor {
+            Some(executor) => Some(executor?.0),
+            None => None,
+        };
+        Some(Wanted { executor, owner: name(&filter.owner)?, group: name(&filter.group)? })
+    }
+
+    /// The places from `from` on, in their order, of tasks that match. Tells where it has stopped: after a
+    /// stretch that takes a fraction of a millisecond.
+    pub(super) fn matching(
+        &mut self,
+        filter: &Filter,
+        wanted: &Wanted,
+        from: u32,
+        out: &mut Vec<u32>,
+    ) -> u32 {
+        let until = match &filter.text {
+            None => {
+                let until = from.saturating_add(STRETCH).min(self.used);
+                self.facets.matching(wanted, from, until, out);
+                until
+            }
+            Some(needle) => self.matching_text(needle, wanted, from, out),
+        };
+        let statuses = &self.statuses;
+        out.retain(|place| match (statuses.get(*place as usize), filter.status) {
+            (Some(present), Some(status)) => *present == status as u8,
+            (Some(present), None) => *present != VACANT,
+            (None, _) => false,
+        });
+        until
+    }
+
+    fn matching_text(&mut self, needle: &Finder<'_>, wanted: &Wanted, from: u32, out: &mut Vec<u32>) -> u32 {
+        let first = from as usize / BLOCK;
+        for block in first..first + STRETCH as usize / BLOCK {
+            let Some(slots) = self.blocks.get(block) else { return self.used };
+            let begin = (block * BLOCK) as u32;
+            let (texts, is_new) = self.facets.texts(block, slots.iter().map(|slot| slot.def.as_deref()));
+            let before = out.len();
+            texts.find(needle, |place| out.push(begin + place));
+            let mut found = out.split_off(before);
+            found.retain(|place| *place >= from && self.facets.has(wanted, *place));
+            out.append(&mut found);
+            if is_new || block + 1 == first + STRETCH as usize / BLOCK {
+                return (begin + BLOCK as u32).min(self.used);
+            }
+        }
+        self.used
+    }
+
     /// The first place from `from` on whose task is in the state.
     pub(crate) fn find(&self, status: TaskStatus, from: u32) -> Option<u32> {
         let rest = self.statuses.get(from as usize..)?;
-        let at = rest.iter().position(|present| *present == status as u8)?;
+        let at = memchr::memchr(status as u8, rest)?;
         Some(from + at as u32)
     }
 

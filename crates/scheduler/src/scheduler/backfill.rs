@@ -15,14 +15,19 @@ impl Scheduler {
     /// Runs a task for the times of its schedule in a range for which it has not run: one after the other,
     /// in their order, whatever its overlap policy says. Scheduled runs go before them. No time is run twice.
     ///
-    /// The runs are acknowledged together: they go on after a restart, and end when the task is cancelled. A
+    /// A dry run tells the times and changes nothing. The runs are acknowledged together: they go on after a restart, and end when the task is cancelled. A
     /// pause holds them up.
     ///
     /// # Errors
     ///
     /// If a field is wrong, there is no such task, its schedule has no times of its own, or its state does
     /// not allow it.
-    pub async fn backfill(&self, id: &str, request: &BackfillRequest) -> Result<BackfillReport, TaskError> {
+    pub async fn backfill(
+        &self,
+        id: &str,
+        request: &BackfillRequest,
+        dry_run: bool,
+    ) -> Result<BackfillReport, TaskError> {
         let inner = &self.inner;
         let now = inner.now();
         let limit = request.limit.unwrap_or(LIMIT.0);
@@ -43,8 +48,8 @@ impl Scheduler {
             return Err(TaskError::invalid("from", detail));
         }
         let plan = ground.plan(from, until, limit as usize);
-        let report = report(id, request.dry_run, &plan);
-        if request.dry_run || plan.times.is_empty() {
+        let report = report(id, dry_run, &plan);
+        if dry_run || plan.times.is_empty() {
             return Ok(report);
         }
         let ground: Arc<BackfillGround> = Arc::new(ground);

@@ -5,6 +5,7 @@ use runtime::Timestamp;
 use super::Scheduler;
 use crate::core::{Filter, RunSearch, Search};
 use crate::error::TaskError;
+use crate::graph::TaskGraph;
 use crate::id::RunId;
 use crate::persist::Keeper;
 use crate::schedule::admit::admit;
@@ -120,6 +121,15 @@ impl Scheduler {
             core.ids().record(id).and_then(|number| core.run_snapshot(number))
         };
         snapshot.map(|run| run.view(&self.inner.node)).ok_or_else(|| TaskError::RunNotFound(id.to_string()))
+    }
+
+    /// The tasks within `depth` edges of a task, both ways; without one, the first tasks there are.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such task.
+    pub fn graph(&self, task: Option<&str>, depth: u32) -> Result<TaskGraph, TaskError> {
+        self.inner.core().graph(task, depth)
     }
 
     /// The next times of a schedule that would be given now, without creating anything; `from` looks from a

@@ -13,7 +13,7 @@ fn request(body: Value) -> BackfillRequest {
 }
 
 async fn backfill(bench: &Bench, id: &str, body: Value) -> Result<BackfillReport, TaskError> {
-    bench.scheduler.backfill(id, &request(body)).await
+    bench.scheduler.backfill(id, &request(body), false).await
 }
 
 async fn runs(bench: &Bench, id: &str) -> Vec<RunView> {
@@ -33,8 +33,8 @@ fn hourly(id: &str) -> Value {
 async fn a_dry_run_tells_the_times_and_changes_nothing() {
     let bench = Bench::new().await;
     bench.create(hourly("t")).await;
-    let range = json!({"from": "2026-03-01T03:30:00Z", "until": "2026-03-01T06:00:00Z", "dry_run": true});
-    let report = backfill(&bench, "t", range).await.unwrap();
+    let range = json!({"from": "2026-03-01T03:30:00Z", "until": "2026-03-01T06:00:00Z"});
+    let report = bench.scheduler.backfill("t", &request(range), true).await.unwrap();
     assert_eq!((report.dry_run, report.count, report.next_from), (true, 3, None));
     assert_eq!(report.times, ["04", "05", "06"].map(|hour| at(&format!("2026-03-01T{hour}:00:00Z"))));
     bench.sleep(secs(600)).await;

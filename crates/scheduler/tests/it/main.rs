@@ -8,6 +8,7 @@ mod dependencies;
 mod failures;
 #[cfg(feature = "http")]
 mod http;
+mod many;
 #[cfg(feature = "plugin")]
 mod plugin;
 mod policies;

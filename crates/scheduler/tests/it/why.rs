@@ -280,9 +280,8 @@ async fn ask_through(body: Value, steps: Vec<Step>) {
             Step::Withdraw => bench.guard = None,
             Step::Register => bench.guard = Some(bench.register("work")),
             Step::Backfill => {
-                let request =
-                    scheduler::BackfillRequest { from: created, until: None, limit: None, dry_run: false };
-                drop(bench.scheduler.backfill("t", &request).await);
+                let request = scheduler::BackfillRequest { from: created, until: None, limit: None };
+                drop(bench.scheduler.backfill("t", &request, false).await);
             }
             Step::Stop(seconds) => {
                 bench.scheduler.stop(secs(1)).await;
