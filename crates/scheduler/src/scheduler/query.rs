@@ -9,7 +9,7 @@ use crate::graph::TaskGraph;
 use crate::id::RunId;
 use crate::persist::Keeper;
 use crate::schedule::admit::admit;
-use crate::schedule::{Bounds, Micros, NEVER, ceil_micros, timestamp};
+use crate::schedule::{Bounds, Micros, NEVER, ceil_micros, floor_micros, timestamp};
 use crate::spec::ScheduleSpec;
 use crate::view::{
     ClusterStatus, Page, Paged, RunFilter, RunView, SchedulerStatus, StoreStatus, TaskFilter, TaskStatus,
@@ -91,7 +91,8 @@ impl Scheduler {
     ///
     /// If there is no such task, or the time is out of the calendar's range.
     pub async fn why(&self, id: &str, at: Timestamp) -> Result<Why, TaskError> {
-        let from = ceil_micros(at);
+        // Down, so that the present moment does not lie ahead of the present microsecond.
+        let from = floor_micros(at);
         let until = if at.subsec_nanosecond() == 0 { from.saturating_add(1_000_000) } else { from + 1 };
         let now = self.inner.now();
         let found = {
