@@ -375,34 +375,6 @@ impl Scheduler {
         Def::admit(&spec, owner.as_deref(), &self.inner.executors, &self.inner.calendars, now).map(Arc::new)
     }
 
-    /// One task.
-    ///
-    /// # Errors
-    ///
-    /// If there is none.
-    pub async fn get(&self, id: &str) -> Result<TaskView, TaskError> {
-        Ok(self.show(self.snapshot(id)?))
-    }
-
-    /// One task as it stands, for whoever may not need a view of it.
-    ///
-    /// # Errors
-    ///
-    /// If there is none.
-    pub fn snapshot(&self, id: &str) -> Result<TaskSnapshot, TaskError> {
-        let core = self.inner.core();
-        let found = core.find(id).and_then(|task| core.snapshot(task));
-        drop(core);
-        found.ok_or_else(|| not_found(id))
-    }
-
-    /// The view of a task of this scheduler.
-    #[must_use]
-    pub fn show(&self, snapshot: TaskSnapshot) -> TaskView {
-        let executor = self.inner.executors.name_of(snapshot.def.executor);
-        snapshot.view(&executor)
-    }
-
     /// Takes a task out, and cancels its runs. Tells what it was.
     ///
     /// # Errors

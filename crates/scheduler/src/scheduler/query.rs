@@ -2,8 +2,8 @@
 
 use runtime::Timestamp;
 
-use super::Scheduler;
-use crate::core::{Filter, RunSearch, Search};
+use super::{Scheduler, not_found};
+use crate::core::{Filter, RunSearch, Search, TaskSnapshot};
 use crate::error::TaskError;
 use crate::graph::TaskGraph;
 use crate::id::RunId;
@@ -18,6 +18,34 @@ use crate::view::{
 use crate::why::Why;
 
 impl Scheduler {
+    /// One task.
+    ///
+    /// # Errors
+    ///
+    /// If there is none.
+    pub async fn get(&self, id: &str) -> Result<TaskView, TaskError> {
+        Ok(self.show(self.snapshot(id)?))
+    }
+
+    /// One task as it stands, for whoever may not need a view of it.
+    ///
+    /// # Errors
+    ///
+    /// If there is none.
+    pub fn snapshot(&self, id: &str) -> Result<TaskSnapshot, TaskError> {
+        let core = self.inner.core();
+        let found = core.find(id).and_then(|task| core.snapshot(task));
+        drop(core);
+        found.ok_or_else(|| not_found(id))
+    }
+
+    /// The view of a task of this scheduler.
+    #[must_use]
+    pub fn show(&self, snapshot: TaskSnapshot) -> TaskView {
+        let executor = self.inner.executors.name_of(snapshot.def.executor);
+        snapshot.view(&executor)
+    }
+
     /// A page of the tasks that match, in the order of their creation as a rule: a task may take the place
     /// of one that was removed. A task that is there throughout stands on exactly one page.
     ///
