@@ -346,7 +346,7 @@ fn is_of_management(path: &str) -> bool {
 
 /// Whether a request asks the management API to change something.
 fn is_write(method: &Method, path: &str) -> bool {
-    !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) && is_of_management(path)
+    matches!(*method, Method::POST | Method::PUT | Method::PATCH | Method::DELETE) && is_of_management(path)
 }
 
 /// Whether an id that a client gave can be given back: visible ASCII of bounded length.

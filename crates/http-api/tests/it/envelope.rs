@@ -50,6 +50,20 @@ async fn unknown_paths_and_methods_are_refused_in_the_envelope() {
     assert_eq!(answer.json()["error"]["kind"], "method_not_allowed");
 }
 
+/// A method that a path does not take is refused as such, whatever key came with it.
+#[tokio::test]
+async fn a_method_that_is_not_there_uses_up_no_key() {
+    let api = bare();
+    let ask = |method: Method| {
+        let request = http::Request::builder().method(method).uri("/plugins/events/test");
+        send(&api, request.header("idempotency-key", "k").body(Default::default()).unwrap())
+    };
+    for _ in 0..2 {
+        assert_eq!(ask(Method::TRACE).await.status, 405);
+    }
+    assert_ne!(ask(Method::POST).await.json()["error"]["field"], "Idempotency-Key");
+}
+
 #[tokio::test]
 async fn head_is_get_without_a_body() {
     let api = bare();
