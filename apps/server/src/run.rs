@@ -1,5 +1,6 @@
 //! The process: from the command line to its exit code.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use tracing::{info, warn};
 use crate::config::{self, Loaded};
 use crate::flags::Flags;
 use crate::host::Host;
-use crate::wiring::{self, Running};
+use crate::wiring;
 
 /// What the end of the process keeps back of its deadline for logs and the like.
 const FLUSH: Duration = Duration::from_secs(2);
@@ -89,32 +90,37 @@ async fn serve_on(
 
     // Signals are listened to before anything starts, so that none gets lost.
     let shutdown = Shutdown::new();
-    let asked = shutdown.wait();
+    let asked = shutdown.wait()?;
     tokio::pin!(asked);
 
     // First of all: a counter that is taken earlier would count nothing.
     let telemetry = install_telemetry(&loaded)?;
     let deadline = loaded.host.manager.shutdown_deadline;
-    let running = tokio::select! {
-        running = wiring::start(loaded, host, &telemetry, plugins.handle()) => running?,
-        reason = &mut asked => {
-            info!(reason = ?reason?, "asked to end while starting");
-            return Ok(());
+    let host = wiring::assemble(loaded, host, &telemetry, plugins.handle()).await?;
+    let served = async {
+        tokio::select! {
+            address = host.start() => say(&greeting(address?)),
+            reason = &mut asked => {
+                info!(?reason, "asked to end while starting");
+                return Ok(());
+            }
         }
+        info!(reason = ?asked.await, "ending");
+        Ok(())
     };
-    say(&greeting(&running));
-    let reason = asked.await?;
-    info!(?reason, "ending");
-    // A second signal means that somebody does not want to wait.
+    let outcome = served.await;
+    // Whatever had started by then is stopped in order. A second signal means that somebody does not want to
+    // wait.
+    let again = shutdown.wait()?;
     tokio::select! {
-        () = running.stop(deadline.saturating_sub(FLUSH)) => {}
-        _ = shutdown.wait() => warn!("asked to end a second time: not waiting any longer"),
+        () = host.stop(deadline.saturating_sub(FLUSH)) => {}
+        _ = again => warn!("asked to end a second time: not waiting any longer"),
     }
     let flushed = telemetry.shutdown(FLUSH).await;
     if !flushed.is_clean() {
         warn!(?flushed, "telemetry was not flushed whole");
     }
-    Ok(())
+    outcome
 }
 
 fn install_telemetry(loaded: &Loaded) -> anyhow::Result<Telemetry> {
@@ -128,8 +134,8 @@ fn install_telemetry(loaded: &Loaded) -> anyhow::Result<Telemetry> {
         .context("set up logs and metrics")
 }
 
-fn greeting(running: &Running) -> String {
-    let base = format!("http://{}", running.address);
+fn greeting(address: SocketAddr) -> String {
+    let base = format!("http://{address}");
     let version = env!("CARGO_PKG_VERSION");
     format!(
         "gantry-server {version} on {base}\n  \

@@ -19,21 +19,21 @@ use scheduler::{
 };
 use telemetry::Telemetry;
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
 
 use crate::config::Loaded;
 use crate::host::Host;
 
-/// A host that runs.
-pub(crate) struct Running {
-    /// Where the management API is.
-    pub(crate) address: SocketAddr,
+/// A host, put together. Whatever becomes of its start, it is to be stopped.
+pub(crate) struct Assembled {
     manager: PluginManager,
     management: Management,
     bus: EventBus,
+    /// Where the management API is, once it is there.
+    listening: watch::Receiver<Option<SocketAddr>>,
     /// The start of plugins, which may go on while the host serves.
-    _starting: TaskOwner,
+    starting: TaskOwner,
 }
 
 /// How many recent events can be looked at, and streams resumed from.
@@ -65,13 +65,13 @@ fn task_store(config: &SchedulerConfig, data_dir: &Path) -> anyhow::Result<Optio
     Ok(Some(Arc::new(store)))
 }
 
-/// Puts the host together and starts its plugins.
-pub(crate) async fn start(
+/// Puts the host together.
+pub(crate) async fn assemble(
     loaded: Loaded,
     host: Host,
     telemetry: &Telemetry,
     plugins: &Handle,
-) -> anyhow::Result<Running> {
+) -> anyhow::Result<Assembled> {
     let clock = SystemClock::shared();
     let control = Handle::current();
     // Handlers and runs are plugins' code, and belong on their runtime.
@@ -125,40 +125,7 @@ pub(crate) async fn start(
     {
         manager.register(plugin, options).context("register")?;
     }
-    // A plugin may take its time; the host can be looked at meanwhile.
-    let starting = TaskOwner::new("start");
-    let starter = manager.clone();
-    let (begun, outcome) = oneshot::channel();
-    starting.spawn("plugins", async move {
-        let outcome = log_start(starter.start_all().await);
-        let started = outcome.is_ok();
-        let _ = begun.send(outcome);
-        // After the host's own: a definition that needs what is not there keeps nobody else from starting.
-        if started
-            && starter.config().auto_load
-            && let Err(error) = starter.watch_folder().await
-        {
-            warn!(%error, "definition files are not followed");
-        }
-    });
-    let transport = async {
-        let settled = || {
-            let failed = manager.get(HTTP).is_ok_and(|http| http.status == State::Failed);
-            listening.borrow().is_some() || failed
-        };
-        manager.wait_until(loaded.host.manager.max_startup_time, settled).await;
-    };
-    tokio::select! {
-        () = transport => {}
-        refused = outcome => refused.context("start the plugins")??,
-    }
-    // Without its transport nobody can reach the host, so that it does not stay up alone.
-    let Some(address) = *listening.borrow() else {
-        let why = manager.get(HTTP).ok().and_then(|http| http.last_error).map(|error| error.message);
-        manager.stop_all(loaded.host.manager.shutdown_deadline).await;
-        return Err(anyhow!(why.unwrap_or_else(|| "it did not start in time".to_owned())));
-    };
-    Ok(Running { address, manager, management, bus, _starting: starting })
+    Ok(Assembled { manager, management, bus, listening, starting: TaskOwner::new("start") })
 }
 
 /// Says what of the host did not start, and gives back what kept everything from starting.
@@ -181,12 +148,49 @@ fn measure(telemetry: &Telemetry, bus: &EventBus, scheduler: &Scheduler, manager
     metrics.register_collector("plugin-manager", move || manager.report_metrics()).detach();
 }
 
-impl Running {
+impl Assembled {
+    /// Starts the plugins, and says where the management API is as soon as it is there.
+    pub(crate) async fn start(&self) -> anyhow::Result<SocketAddr> {
+        // A plugin may take its time; the host can be looked at meanwhile.
+        let starter = self.manager.clone();
+        let (begun, outcome) = oneshot::channel();
+        self.starting.spawn("plugins", async move {
+            let outcome = log_start(starter.start_all().await);
+            let started = outcome.is_ok();
+            let _ = begun.send(outcome);
+            // After the host's own: a definition that needs what is not there keeps nobody else from starting.
+            if started
+                && starter.config().auto_load
+                && let Err(error) = starter.watch_folder().await
+            {
+                warn!(%error, "definition files are not followed");
+            }
+        });
+        let http = || self.manager.get(HTTP).ok();
+        let transport = async {
+            let settled = || {
+                self.listening.borrow().is_some() || http().is_some_and(|http| http.status == State::Failed)
+            };
+            self.manager.wait_until(self.manager.config().max_startup_time, settled).await;
+        };
+        tokio::select! {
+            () = transport => {}
+            refused = outcome => refused.context("start the plugins")??,
+        }
+        // Without its transport nobody can reach the host, so that it does not stay up alone.
+        let address = *self.listening.borrow();
+        address.ok_or_else(|| {
+            let why = http().and_then(|http| http.last_error).map(|error| error.message);
+            anyhow!(why.unwrap_or_else(|| "it did not start in time".to_owned()))
+        })
+    }
+
     /// Stops the plugins, the last started first, and then the bus.
     pub(crate) async fn stop(self, deadline: Duration) {
         let begun = tokio::time::Instant::now();
         // Whoever balances load looks at this first.
         self.management.begin_shutdown();
+        self.starting.shutdown(Duration::ZERO).await;
         let report = self.manager.stop_all(deadline).await;
         if !report.is_clean() {
             warn!(failed = ?report.failed, unfinished = ?report.unfinished, "plugins did not stop in order");

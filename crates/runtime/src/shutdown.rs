@@ -31,27 +31,41 @@ impl Shutdown {
         self.requested.cancel();
     }
 
-    /// Waits for SIGINT, SIGTERM or [`Shutdown::request`], whichever comes first.
+    /// Waits for SIGINT, SIGTERM or [`Shutdown::request`], whichever comes first. Signals are listened to
+    /// from the call on, and not only once the future is polled: what comes before that is not lost, and does
+    /// not end the process.
     ///
     /// # Errors
     ///
     /// If the signal handlers cannot be installed.
-    pub async fn wait(&self) -> std::io::Result<ShutdownReason> {
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub fn wait(&self) -> std::io::Result<impl Future<Output = ShutdownReason> + Send + use<>> {
+        let requested = self.requested.clone();
         #[cfg(unix)]
         {
             use tokio::signal::unix::{SignalKind, signal};
             let mut interrupt = signal(SignalKind::interrupt())?;
             let mut terminate = signal(SignalKind::terminate())?;
-            Ok(tokio::select! {
-                _ = interrupt.recv() => ShutdownReason::Interrupt,
-                _ = terminate.recv() => ShutdownReason::Terminate,
-                () = self.requested.cancelled() => ShutdownReason::Requested,
+            Ok(async move {
+                tokio::select! {
+                    _ = interrupt.recv() => ShutdownReason::Interrupt,
+                    _ = terminate.recv() => ShutdownReason::Terminate,
+                    () = requested.cancelled() => ShutdownReason::Requested,
+                }
             })
         }
-        #[cfg(not(unix))]
-        tokio::select! {
-            signal = tokio::signal::ctrl_c() => signal.map(|()| ShutdownReason::Interrupt),
-            () = self.requested.cancelled() => Ok(ShutdownReason::Requested),
+        #[cfg(windows)]
+        {
+            let mut interrupt = tokio::signal::windows::ctrl_c()?;
+            Ok(async move {
+                tokio::select! {
+                    _ = interrupt.recv() => ShutdownReason::Interrupt,
+                    () = requested.cancelled() => ShutdownReason::Requested,
+                }
+            })
         }
     }
 }
@@ -64,6 +78,16 @@ mod tests {
     async fn the_program_can_ask() {
         let shutdown = Shutdown::new();
         shutdown.clone().request();
-        assert_eq!(shutdown.wait().await.unwrap(), ShutdownReason::Requested);
+        assert_eq!(shutdown.wait().unwrap().await, ShutdownReason::Requested);
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_signal_before_the_first_poll_is_not_lost() {
+        let asked = Shutdown::new().wait().unwrap();
+        let me = std::process::id().to_string();
+        let sent = std::process::Command::new("kill").args(["-TERM", &me]).status().unwrap();
+        assert!(sent.success());
+        assert_eq!(asked.await, ShutdownReason::Terminate);
     }
 }
