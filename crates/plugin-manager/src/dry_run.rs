@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::manager::{masked, not_found};
 use crate::shared::{Shared, Status};
-use crate::supervisor::{Command, ConfigChange, Grants, show_defaults, unmet, users};
+use crate::supervisor::{Command, ConfigChange, show_defaults, unmet, users};
 use crate::{Change, LoadRequest, ManagerError, PluginOptions, PluginView, SwapRequest};
 
 /// The operations of a [`PluginManager`](crate::PluginManager), only tried: each is refused where it would be
@@ -86,10 +86,7 @@ impl<'a> DryRun<'a> {
     /// As there, but for the plugin's own failures.
     pub fn unload(&self, name: &str, change: &Change) -> Result<PluginView, ManagerError> {
         let name = self.open(name)?;
-        let dependents = self.shared.needed_by(&name);
-        if !change.cascade && !dependents.is_empty() {
-            return Err(ManagerError::HasDependents { name, dependents });
-        }
+        self.shared.check_not_needed(&name, change)?;
         if self.shared.registry.state(name.as_str()) == State::Running {
             self.stoppable(&name, change)?;
         } else {
@@ -186,11 +183,8 @@ impl Shared {
         manifest: Manifest,
         options: PluginOptions,
     ) -> Result<PluginView, ManagerError> {
-        let name = manifest.name.clone();
-        let invalid = |detail: String| ManagerError::InvalidManifest { name, detail };
-        manifest.check().map_err(|error| invalid(error.to_string()))?;
-        let restart = options.restart.unwrap_or_else(|| self.config.restart.clone());
-        let status = Status::new(Grants::from_options(options.permissions), restart.policy);
+        let (grants, restart) = self.admit(&manifest, options.permissions, options.restart)?;
+        let status = Status::new(grants, restart.policy);
         let apart = PluginRegistry::new();
         let record = apart.register(Arc::new(manifest), options.type_name.as_deref(), self.now())?;
         Ok(self.view_with(&record, &status))

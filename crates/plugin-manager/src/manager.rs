@@ -17,7 +17,7 @@ use crate::autoload::Folder;
 use crate::builder::PluginManagerBuilder;
 use crate::dry_run::DryRun;
 use crate::shared::{Entry, Shared, Status};
-use crate::supervisor::{Grants, MAILBOX, Parts, Supervisor, show_defaults};
+use crate::supervisor::{Grants, MAILBOX, Running, Supervisor, show_defaults};
 use crate::{
     GraphView, LoadRequest, ManagerConfig, ManagerError, PluginStatusView, PluginView, RestartConfig,
     StartReport, StopReport, SwapRequest, TypeView,
@@ -421,11 +421,7 @@ impl Shared {
             return Err(ManagerError::ShuttingDown);
         }
         let name = manifest.name.clone();
-        let invalid = |detail: String| ManagerError::InvalidManifest { name: name.clone(), detail };
-        manifest.check().map_err(|error| invalid(error.to_string()))?;
-        let restart = options.restart.unwrap_or_else(|| self.config.restart.clone());
-        restart.check().map_err(|error| error.under("restart"))?;
-        let grants = Grants::from_options(options.permissions);
+        let (grants, restart) = self.admit(&manifest, options.permissions, options.restart)?;
         let manifest = Arc::new(manifest);
         let status = Status::new(grants.clone(), restart.policy);
         let (sender, mailbox) = mpsc::channel(MAILBOX);
@@ -443,7 +439,8 @@ impl Shared {
         if let Some(runtime) = options.runtime {
             host.runtime = runtime;
         }
-        let parts = Parts {
+        let supervisor = Supervisor {
+            shared: self.clone(),
             name: name.clone(),
             slot: record.slot,
             plugin,
@@ -454,6 +451,7 @@ impl Shared {
             mailbox,
             poke,
             host,
+            running: Running::default(),
         };
         let mut data = json!({ "plugin": name, "version": manifest.version, "to": record.state });
         if let (Value::Object(data), Value::Object(detail)) = (&mut data, detail) {
@@ -461,9 +459,22 @@ impl Shared {
         }
         self.emit("plugin.registered", Some(&name), data);
         self.changed();
-        let supervisor = Supervisor::new(self.clone(), parts);
         self.tasks.spawn(format!("supervisor of {name}"), supervisor.run());
         Ok(())
+    }
+
+    /// Checks what a plugin is to be registered with; gives what it may do, and how it is restarted.
+    pub(crate) fn admit(
+        &self,
+        manifest: &Manifest,
+        permissions: Option<Vec<Permission>>,
+        restart: Option<RestartConfig>,
+    ) -> Result<(Grants, RestartConfig), ManagerError> {
+        let invalid = |detail: String| ManagerError::InvalidManifest { name: manifest.name.clone(), detail };
+        manifest.check().map_err(|error| invalid(error.to_string()))?;
+        let restart = restart.unwrap_or_else(|| self.config.restart.clone());
+        restart.check().map_err(|error| error.under("restart"))?;
+        Ok((Grants::from_options(permissions), restart))
     }
 }
 

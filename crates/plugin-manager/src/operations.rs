@@ -11,6 +11,8 @@ use plugin_core::{Action, PluginName, State, Withdrawal};
 use runtime::DurationText;
 use serde::Serialize;
 use serde_json::{Value, json};
+use tokio::sync::mpsc::Permit;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -79,6 +81,17 @@ impl StopReport {
     }
 }
 
+/// Asks from a place in a supervisor's line, and waits for the answer.
+async fn ask_from<T>(
+    place: Permit<'_, Command>,
+    name: &str,
+    command: impl FnOnce(oneshot::Sender<Result<T, ManagerError>>) -> Command,
+) -> Result<T, ManagerError> {
+    let (reply, answer) = oneshot::channel();
+    place.send(command(reply));
+    answer.await.unwrap_or_else(|_| Err(not_found(name)))
+}
+
 impl Shared {
     /// Has a supervisor do something, and waits for it.
     pub(crate) async fn ask<T>(
@@ -87,15 +100,11 @@ impl Shared {
         command: impl FnOnce(oneshot::Sender<Result<T, ManagerError>>) -> Command,
     ) -> Result<T, ManagerError> {
         let entry = self.entry(name)?;
-        let (reply, answer) = oneshot::channel();
-        match entry.mailbox.try_send(command(reply)) {
-            Ok(()) => answer.await.unwrap_or_else(|_| Err(not_found(name))),
-            Err(tokio::sync::mpsc::error::TrySendError::Full(_)) => match PluginName::new(name) {
-                Ok(name) => Err(ManagerError::Busy(name)),
-                Err(_) => Err(not_found(name)),
-            },
-            Err(tokio::sync::mpsc::error::TrySendError::Closed(_)) => Err(not_found(name)),
-        }
+        let place = entry.mailbox.try_reserve().map_err(|error| match (error, PluginName::new(name)) {
+            (TrySendError::Full(()), Ok(name)) => ManagerError::Busy(name),
+            _ => not_found(name),
+        })?;
+        ask_from(place, name, command).await
     }
 
     /// The same, waiting for a place in line where others have taken them all.
@@ -105,11 +114,8 @@ impl Shared {
         command: impl FnOnce(oneshot::Sender<Result<T, ManagerError>>) -> Command,
     ) -> Result<T, ManagerError> {
         let entry = self.entry(name)?;
-        let (reply, answer) = oneshot::channel();
-        if entry.mailbox.send(command(reply)).await.is_err() {
-            return Err(not_found(name));
-        }
-        answer.await.unwrap_or_else(|_| Err(not_found(name)))
+        let place = entry.mailbox.reserve().await.map_err(|_| not_found(name))?;
+        ask_from(place, name, command).await
     }
 
     pub(crate) fn known(&self, name: &str) -> Result<PluginName, ManagerError> {
@@ -451,13 +457,20 @@ impl Shared {
         graph.dependents(name.as_str()).iter().filter(needs_it).cloned().collect()
     }
 
+    /// Refuses to unload what others declare to need, unless with the cascade.
+    pub(crate) fn check_not_needed(&self, name: &PluginName, change: &Change) -> Result<(), ManagerError> {
+        let dependents = self.needed_by(name);
+        if change.cascade || dependents.is_empty() {
+            Ok(())
+        } else {
+            Err(ManagerError::HasDependents { name: name.clone(), dependents })
+        }
+    }
+
     pub(crate) async fn unload(&self, name: &str, change: &Change) -> Result<(), ManagerError> {
         self.open_for_business()?;
         let name = self.known(name)?;
-        let dependents = self.needed_by(&name);
-        if !change.cascade && !dependents.is_empty() {
-            return Err(ManagerError::HasDependents { name, dependents });
-        }
+        self.check_not_needed(&name, change)?;
         if self.registry.state(name.as_str()) == State::Running {
             self.stop_with_dependents(&name, change, Withdrawal::Unloaded, change.cascade).await?;
         }

@@ -106,7 +106,7 @@ pub(crate) struct Supervisor {
     pub(crate) poke: Arc<Notify>,
     /// The host's, with the runtime that this plugin runs on.
     pub(crate) host: Host,
-    running: Running,
+    pub(crate) running: Running,
 }
 
 /// What a plugin may do of what it asks for.
@@ -133,7 +133,7 @@ impl Grants {
 
 /// What a supervisor remembers between requests.
 #[derive(Default)]
-struct Running {
+pub(crate) struct Running {
     scope: Option<Arc<Scope>>,
     /// The incarnation that was published last: its routes may be known still.
     published: Option<u64>,
@@ -167,27 +167,7 @@ impl Failure {
     }
 }
 
-/// The parts that a supervisor is made of.
-pub(crate) struct Parts {
-    pub(crate) name: PluginName,
-    pub(crate) slot: Arc<Slot>,
-    pub(crate) plugin: Arc<dyn Plugin>,
-    pub(crate) manifest: Arc<Manifest>,
-    pub(crate) grants: Grants,
-    pub(crate) restart: RestartConfig,
-    pub(crate) status: Arc<Status>,
-    pub(crate) mailbox: mpsc::Receiver<Command>,
-    pub(crate) poke: Arc<Notify>,
-    pub(crate) host: Host,
-}
-
 impl Supervisor {
-    pub(crate) fn new(shared: Arc<Shared>, parts: Parts) -> Self {
-        let Parts { name, slot, plugin, manifest, grants, restart, status, mailbox, poke, host } = parts;
-        let running = Running::default();
-        Self { shared, name, slot, plugin, manifest, grants, restart, status, mailbox, poke, host, running }
-    }
-
     /// Serves requests until the plugin is unloaded or the manager ends.
     pub(crate) async fn run(mut self) {
         let ended = self.shared.tasks.token();

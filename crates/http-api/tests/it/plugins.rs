@@ -246,6 +246,12 @@ async fn what_is_only_tried_changes_nothing() {
             r#"{"type": "greeter", "name": "other", "config": {"greeting": 7}}"#,
             422,
         ),
+        (
+            Method::POST,
+            "/plugins/load",
+            r#"{"type": "greeter", "name": "other", "restart": {"limit": 0}}"#,
+            422,
+        ),
         (Method::POST, "/plugins/greeter/swap", r#"{"type": "greeter", "version": "2.0.0"}"#, 200),
         (Method::POST, "/plugins/greeter/swap", r#"{"type": "greeter", "version": "9.0.0"}"#, 422),
         (Method::PUT, "/plugins/greeter/config", r#"{"greeting": "hey"}"#, 200),

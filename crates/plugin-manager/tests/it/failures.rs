@@ -17,6 +17,18 @@ use crate::lifecycle::never;
 
 const PATIENCE: Duration = Duration::from_secs(200);
 
+/// Takes a thread of the plugins' runtime, until what it gives is dropped.
+async fn block_a_thread(plugins: &tokio::runtime::Runtime) -> mpsc::SyncSender<()> {
+    let (release, gate) = mpsc::sync_channel::<()>(0);
+    let (blocked, blocks) = tokio::sync::oneshot::channel();
+    plugins.spawn(async move {
+        let _ = blocked.send(());
+        let _ = gate.recv();
+    });
+    blocks.await.unwrap();
+    release
+}
+
 fn with(policy: RestartPolicy) -> PluginOptions {
     PluginOptions { restart: Some(RestartConfig::default().with_policy(policy)), ..PluginOptions::default() }
 }
@@ -101,13 +113,7 @@ async fn promise_4_blocked_threads_keep_neither_the_hosts_own_parts_nor_a_withdr
     });
     provides.add_with(&manager, with(RestartPolicy::Never));
     assert_eq!(manager.start_all().await.unwrap().running.len(), 2);
-    let (release, gate) = mpsc::sync_channel::<()>(0);
-    let (blocked, blocks) = tokio::sync::oneshot::channel();
-    plugins.spawn(async move {
-        let _ = blocked.send(());
-        let _ = gate.recv();
-    });
-    blocks.await.unwrap();
+    let release = block_a_thread(&plugins).await;
 
     let again = manager.restart("own", Change::default()).await.unwrap();
     assert_eq!(again.status, State::Running);
@@ -139,13 +145,7 @@ async fn code_that_blocks_every_thread_does_not_make_others_unhealthy() {
     });
     good.add_with(&manager, with(RestartPolicy::OnFailure));
     manager.start_all().await.unwrap();
-    let (release, gate) = mpsc::sync_channel::<()>(0);
-    let (blocked, blocks) = tokio::sync::oneshot::channel();
-    plugins.spawn(async move {
-        let _ = blocked.send(());
-        let _ = gate.recv();
-    });
-    blocks.await.unwrap();
+    let release = block_a_thread(&plugins).await;
     let unwell = || {
         let view = manager.get("good").unwrap();
         view.status != State::Running || !view.health.healthy
