@@ -94,12 +94,7 @@ impl AuditLog {
 
     /// The newest first; the cursor is the number of the last entry of the page before.
     pub(crate) fn page(&self, page: &PageRequest) -> Result<Page<AuditEntry>, Problem> {
-        let before = match page.cursor() {
-            None => u64::MAX,
-            Some(cursor) => {
-                cursor.parse().map_err(|_| Problem::invalid("cursor", "not a cursor that this list gave"))?
-            }
-        };
+        let before = page.cursor_as()?.unwrap_or(u64::MAX);
         let entries = self.lock();
         let total = entries.ring.len() as u64;
         let mut older = entries.ring.iter().rev().filter(|entry| entry.seq < before);

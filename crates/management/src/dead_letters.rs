@@ -210,9 +210,8 @@ impl Management {
     ) -> Result<Page<DeadLetter>, Problem> {
         caller.require(Role::Viewer)?;
         let mut filter = selection.filter()?.limit(page.limit());
-        if let Some(cursor) = page.cursor() {
-            let refused = |_| Problem::invalid("cursor", "not a cursor that this list gave");
-            filter = filter.after(DeadLetterId(cursor.parse().map_err(refused)?));
+        if let Some(id) = page.cursor_as()? {
+            filter = filter.after(DeadLetterId(id));
         }
         let found = self.bus()?.dead_letters(&filter);
         Ok(Page {

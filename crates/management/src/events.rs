@@ -194,11 +194,7 @@ impl Management {
         page: &PageRequest,
     ) -> Result<Page<SubscriptionInfo>, Problem> {
         caller.require(Role::Viewer)?;
-        let after: Option<u64> = match page.cursor().map(str::parse) {
-            None => None,
-            Some(Ok(id)) => Some(id),
-            Some(Err(_)) => return Err(Problem::invalid("cursor", "not a cursor that this list gave")),
-        };
+        let after: Option<u64> = page.cursor_as()?;
         let all = self.bus()?.subscriptions();
         let total = all.len() as u64;
         let mut later = all.into_iter().filter(|info| after.is_none_or(|after| info.id.0 > after));

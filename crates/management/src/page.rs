@@ -1,5 +1,7 @@
 //! Pages of a list.
 
+use std::str::FromStr;
+
 use serde::Serialize;
 
 use crate::Problem;
@@ -51,6 +53,16 @@ impl PageRequest {
     #[must_use]
     pub fn cursor(&self) -> Option<&str> {
         self.cursor.as_deref()
+    }
+
+    /// The same, where a list's cursors are ids of some kind.
+    ///
+    /// # Errors
+    ///
+    /// A problem with the field `cursor`, if it is none of them.
+    pub fn cursor_as<T: FromStr>(&self) -> Result<Option<T>, Problem> {
+        let refused = |_| Problem::invalid("cursor", "not a cursor that this list gave");
+        self.cursor().map(|cursor| cursor.parse().map_err(refused)).transpose()
     }
 
     /// The page of a list that is there whole and sorted by a unique name: the entries after the cursor.
