@@ -104,8 +104,13 @@ impl Scheduler {
 impl BulkReport {
     fn refuse(&mut self, id: &str, error: &TaskError) {
         self.refused += 1;
-        if self.refusals.len() < NAMED_MAX {
-            self.refusals.push(BulkRefusal { task: id.to_owned(), reason: error.to_string() });
-        }
+        note_refusal(&mut self.refusals, id, error);
+    }
+}
+
+/// Names a refusal in a report, unless that names enough of them.
+pub(super) fn note_refusal(refusals: &mut Vec<BulkRefusal>, id: &str, error: &TaskError) {
+    if refusals.len() < NAMED_MAX {
+        refusals.push(BulkRefusal { task: id.to_owned(), reason: error.to_string() });
     }
 }

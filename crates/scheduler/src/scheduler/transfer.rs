@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 
 use super::Scheduler;
-use crate::bulk::BulkRefusal;
+use super::bulk::note_refusal;
 use crate::core::Core;
 use crate::def::Def;
 use crate::error::TaskError;
@@ -15,8 +15,6 @@ use crate::view::TaskStatus;
 
 /// How many tasks are taken at once.
 const AT_ONCE: usize = 256;
-/// How many failures a report names.
-const NAMED_MAX: usize = 100;
 /// How long a line may be: twice what the largest definition takes.
 pub(crate) const LINE_BYTES_MAX: usize = 256 * 1024;
 
@@ -171,11 +169,8 @@ impl Import {
                     Ok(false) => self.report.replaced += 1,
                     Err(error) => {
                         self.report.failed += 1;
-                        if let Some(staged) = self.staged.get(*place as usize)
-                            && self.report.failures.len() < NAMED_MAX
-                        {
-                            let (task, reason) = (staged.def.id.to_string(), error.to_string());
-                            self.report.failures.push(BulkRefusal { task, reason });
+                        if let Some(staged) = self.staged.get(*place as usize) {
+                            note_refusal(&mut self.report.failures, &staged.def.id, &error);
                         }
                     }
                 }

@@ -138,6 +138,21 @@ impl FileTaskStore {
         Ok(Self { shared: Arc::new(shared) })
     }
 
+    /// The newest records of these shards, of dead runs alone if `dead_only`.
+    async fn records(
+        &self,
+        shards: &[u32],
+        limit: usize,
+        dead_only: bool,
+    ) -> Result<Vec<RunView>, StoreError> {
+        let shards = shards.to_vec();
+        self.blocking(move |shared| {
+            let records = shared.state().image.history(&shards, limit, dead_only);
+            records.iter().map(|record| decode_run(record)).collect()
+        })
+        .await
+    }
+
     /// Does work that waits for the disk, on a thread that may.
     async fn blocking<T: Send + 'static>(
         &self,
@@ -282,21 +297,11 @@ impl TaskStore for FileTaskStore {
     }
 
     async fn history(&self, shards: &[u32], limit: usize) -> Result<Vec<RunView>, StoreError> {
-        let shards = shards.to_vec();
-        self.blocking(move |shared| {
-            let records = shared.state().image.history(&shards, limit, false);
-            records.iter().map(|record| decode_run(record)).collect()
-        })
-        .await
+        self.records(shards, limit, false).await
     }
 
     async fn dead_runs(&self, shards: &[u32], limit: usize) -> Result<Vec<RunView>, StoreError> {
-        let shards = shards.to_vec();
-        self.blocking(move |shared| {
-            let records = shared.state().image.history(&shards, limit, true);
-            records.iter().map(|record| decode_run(record)).collect()
-        })
-        .await
+        self.records(shards, limit, true).await
     }
 }
 
