@@ -204,8 +204,24 @@ async fn on_bus(spans: bool, subscribers: usize, events: usize) -> anyhow::Resul
     let subscriptions: Vec<_> =
         counters.iter().map(|counter| subscribe(&bus, &topic, counter)).collect::<Result<_, _>>()?;
     settle().await;
+    let took = publish_all(&bus, pool, events, done, subscribers).await?;
+    for counter in &counters {
+        ensure!(counter.seen.load(Ordering::Relaxed) == events as u64, "an event was lost");
+    }
+    drop(subscriptions);
+    Ok(took)
+}
+
+/// Publishes the events of the pool in turn, and waits until so many subscribers have had them all.
+async fn publish_all(
+    bus: &EventBus,
+    pool: Vec<Event>,
+    events: usize,
+    done: Arc<Semaphore>,
+    subscribers: usize,
+) -> anyhow::Result<Duration> {
     let publisher = bus.clone();
-    let took = on_a_worker(async move {
+    on_a_worker(async move {
         let began = Instant::now();
         for n in 0..events {
             publisher.publish(pool[n % POOL].clone()).await?;
@@ -213,12 +229,7 @@ async fn on_bus(spans: bool, subscribers: usize, events: usize) -> anyhow::Resul
         done.acquire_many(u32::try_from(subscribers)?).await?.forget();
         Ok(began.elapsed())
     })
-    .await?;
-    for counter in &counters {
-        ensure!(counter.seen.load(Ordering::Relaxed) == events as u64, "an event was lost");
-    }
-    drop(subscriptions);
-    Ok(took)
+    .await
 }
 
 async fn raw_broadcast(subscribers: usize, events: usize) -> anyhow::Result<Duration> {
@@ -389,16 +400,7 @@ async fn among_others(others: usize, events: usize) -> anyhow::Result<Duration> 
     subscriptions.push(subscribe(&bus, &topic, &Counter::new(events, &done))?);
     let pool = pool(&topic)?;
     settle().await;
-    let publisher = bus.clone();
-    let took = on_a_worker(async move {
-        let began = Instant::now();
-        for n in 0..events {
-            publisher.publish(pool[n % POOL].clone()).await?;
-        }
-        done.acquire().await?.forget();
-        Ok(began.elapsed())
-    })
-    .await?;
+    let took = publish_all(&bus, pool, events, done, 1).await?;
     drop(subscriptions);
     Ok(took)
 }

@@ -136,17 +136,6 @@ async fn promise_7_shutdown_drains_within_its_deadline_and_counts_the_rest() {
 
 #[tokio::test]
 async fn promise_8_what_waits_is_bounded_whatever_a_subscriber_does() {
-    struct Counted(Arc<AtomicU64>);
-    impl Drop for Counted {
-        fn drop(&mut self) {
-            self.0.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-    impl serde::Serialize for Counted {
-        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            serializer.serialize_unit()
-        }
-    }
     let alive = Arc::new(AtomicU64::new(0));
     let bus = EventBus::builder().build();
     let options = SubscribeOptions::default().capacity(16);
@@ -157,7 +146,9 @@ async fn promise_8_what_waits_is_bounded_whatever_a_subscriber_does() {
     let a = crate::support::topic("a");
     for _ in 0..10_000 {
         alive.fetch_add(1, Ordering::Relaxed);
-        let event = Event::builder(a.clone()).typed(Counted(alive.clone())).build(&runtime::SystemClock);
+        let event = Event::builder(a.clone())
+            .typed(crate::support::Counted(alive.clone()))
+            .build(&runtime::SystemClock);
         bus.publish(event.unwrap()).await.unwrap();
     }
     let alive = alive.load(Ordering::Relaxed);

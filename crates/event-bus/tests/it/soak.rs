@@ -11,22 +11,7 @@ use event_bus::{
 };
 use runtime::SystemClock;
 
-use crate::support::LONG;
-
-/// Counts itself among the living for as long as it is in memory.
-struct Counted(Arc<AtomicU64>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl serde::Serialize for Counted {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_unit()
-    }
-}
+use crate::support::{Counted, LONG};
 
 /// What the handler of a subscription does with an event, by a number that goes with the subscription and by
 /// how many it has had.

@@ -1,5 +1,6 @@
 //! What the tests share.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -37,6 +38,21 @@ pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
         }
     };
     assert!(tokio::time::timeout(LONG, wait).await.is_ok(), "never came: {what}");
+}
+
+/// Counts itself among the living for as long as it is in memory.
+pub(crate) struct Counted(pub(crate) Arc<AtomicU64>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl serde::Serialize for Counted {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_unit()
+    }
 }
 
 /// Notes the events that it is called for, each once the gate lets it.
