@@ -52,6 +52,12 @@ impl Workspace {
     pub(crate) fn cargo(&self, arguments: &[&str]) -> Command {
         let mut command = self.command(cargo_program());
         command.args(arguments).env("CARGO_TARGET_DIR", self.target.path());
+        // The build of etcd's client runs it. A platform that none is carried for looks on its PATH.
+        if std::env::var_os("PROTOC").is_none()
+            && let Ok(protoc) = protoc_bin_vendored::protoc_bin_path()
+        {
+            command.env("PROTOC", protoc);
+        }
         // A fresh clone never builds a second time: what makes that faster only costs time and space.
         if std::env::var_os("CI").is_some() && std::env::var_os("CARGO_INCREMENTAL").is_none() {
             command.env("CARGO_INCREMENTAL", "0");

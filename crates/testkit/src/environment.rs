@@ -9,6 +9,14 @@ use crate::StartError;
 use crate::probe::Probe;
 use crate::until::until_ready;
 
+/// The variables that name servers which run already.
+pub const ADDRESSES: &[&str] = &[
+    "GANTRY_TEST_REDIS_ADDR",
+    "GANTRY_TEST_REDIS_CLUSTER_ADDRS",
+    "GANTRY_TEST_ETCD_ENDPOINTS",
+    "GANTRY_TEST_KAFKA_BROKERS",
+];
+
 const WITHIN: Duration = Duration::from_secs(10);
 
 /// The addresses in a variable, separated by commas; a scheme before one is dropped.

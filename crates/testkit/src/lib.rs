@@ -69,6 +69,7 @@ mod services;
 mod until;
 mod watchdog;
 
+pub use environment::ADDRESSES;
 pub use error::{ControlError, StartError, Unavailable};
 pub use etcd::{Etcd, EtcdBuilder};
 pub use kafka::{Kafka, KafkaBuilder, KafkaTool};

@@ -5,9 +5,13 @@
 mod measure;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use testkit::provision::{self, Provision};
+use testkit::provision::{self, Program, Provision};
 use testkit::{Condition, Service, Services, StartError};
+
+/// How long fetching what is missing may take, altogether.
+const PROVIDE: Duration = Duration::from_secs(600);
 
 const HELP: &str = include_str!("../help.txt");
 
@@ -21,7 +25,7 @@ fn main() -> ExitCode {
             print!("{HELP}");
             Ok(true)
         }
-        (["provide"], _) => Ok(provide()),
+        (["provide", names @ ..], _) => provide(names),
         (["measure", rest @ ..], Ok(runtime)) => runtime.block_on(measure::run(rest)),
         ([command @ ("up" | "down" | "wipe" | "status"), names @ ..], Ok(runtime)) => {
             runtime.block_on(services(command, names))
@@ -38,10 +42,25 @@ fn main() -> ExitCode {
     }
 }
 
-fn provide() -> bool {
-    let report = provision::report(&Provision::from_environment());
+fn provide(names: &[&str]) -> Result<bool, String> {
+    let named = |name: &&str| {
+        Program::named(name).ok_or_else(|| {
+            let known: Vec<&str> = Program::ALL.iter().map(|program| program.name()).collect();
+            format!("no program `{name}`; there are {}", known.join(", "))
+        })
+    };
+    let mut programs = names.iter().map(named).collect::<Result<Vec<_>, _>>()?;
+    if programs.is_empty() {
+        programs = Program::ALL.to_vec();
+    }
+    for variable in testkit::ADDRESSES {
+        if let Some(addresses) = std::env::var(variable).ok().filter(|addresses| !addresses.is_empty()) {
+            println!("{addresses} from {variable}, for tests that hurt nothing");
+        }
+    }
+    let report = provision::report(&Provision::from_environment().within(PROVIDE), &programs);
     print!("{report}");
-    report.is_complete() || !testkit::ci()
+    Ok(report.is_complete() || !testkit::ci())
 }
 
 /// Whether all that was named is as it was asked to be.

@@ -19,6 +19,7 @@ use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 pub use client::client;
 pub use launch::Launch;
@@ -52,6 +53,12 @@ impl Program {
     /// All of them.
     pub const ALL: &[Self] =
         &[Self::RedisServer, Self::RedisCli, Self::Etcd, Self::Etcdctl, Self::Kafka, Self::Kcat];
+
+    /// The program of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|program| program.name() == name)
+    }
 
     /// What it is called on a command line.
     #[must_use]
@@ -125,12 +132,14 @@ pub struct Provision {
     sources: Vec<Source>,
     path: OsString,
     cache: PathBuf,
+    fetches: bool,
+    until: Option<Instant>,
 }
 
 impl Provision {
     /// As the environment says: `GANTRY_TEST_SOURCES` is a list with commas of `path`, `docker`, `packages`
     /// and `maven`, all of them where it is not set; the cache is `gantry/testkit` under `XDG_CACHE_HOME` or
-    /// `~/.cache`.
+    /// `~/.cache`; and with `GANTRY_TEST_FETCH=no` what has not been fetched before is missing.
     #[must_use]
     pub fn from_environment() -> Self {
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
@@ -143,7 +152,8 @@ impl Provision {
             .or_else(|| set("HOME").map(|home| PathBuf::from(home).join(".cache")))
             .unwrap_or_else(std::env::temp_dir);
         let path = std::env::var_os("PATH").unwrap_or_default();
-        Self { sources, path, cache: cache.join("gantry/testkit") }
+        let fetches = set("GANTRY_TEST_FETCH").is_none_or(|value| value != "no");
+        Self { sources, path, cache: cache.join("gantry/testkit"), fetches, until: None }
     }
 
     /// Looks in these places only, in this order.
@@ -157,6 +167,20 @@ impl Provision {
     #[must_use]
     pub fn with_path(mut self, path: impl Into<OsString>) -> Self {
         self.path = path.into();
+        self
+    }
+
+    /// Takes only what has been fetched before.
+    #[must_use]
+    pub fn without_fetching(mut self) -> Self {
+        self.fetches = false;
+        self
+    }
+
+    /// Fetches for this long at most, all programs together.
+    #[must_use]
+    pub fn within(mut self, time: Duration) -> Self {
+        self.until = Some(Instant::now() + time);
         self
     }
 
@@ -216,6 +240,19 @@ impl Provision {
         Ok((Launch::local(found), origin))
     }
 
+    /// How long something that goes over the network may take now.
+    fn fetch_time(&self, name: &str) -> Result<Duration, String> {
+        if !self.fetches {
+            return Err(format!("{name} was not fetched before, and GANTRY_TEST_FETCH=no"));
+        }
+        let left = self.until.map_or(tool::FETCH, |until| until.saturating_duration_since(Instant::now()));
+        if left.is_zero() {
+            Err(format!("no time is left to fetch {name}"))
+        } else {
+            Ok(left.min(tool::FETCH))
+        }
+    }
+
     /// A folder of the cache that is made once: by whoever comes first, while others wait for it.
     fn once(&self, name: &str, make: impl FnOnce(&Path) -> Result<(), String>) -> Result<PathBuf, String> {
         let made = self.cache.join(name);
@@ -223,6 +260,7 @@ impl Provision {
         if made.is_dir() {
             return Ok(made);
         }
+        self.fetch_time(name)?;
         std::fs::create_dir_all(&self.cache).map_err(said)?;
         let lock = File::create(self.cache.join(format!("{name}.lock"))).map_err(said)?;
         lock.lock().map_err(said)?;
@@ -279,6 +317,12 @@ fn version_in(text: &str) -> Option<String> {
 mod tests {
     use super::*;
 
+    /// Everywhere, whatever the environment of these tests says.
+    fn all() -> Provision {
+        let sources = Source::ALL.iter().map(|(_, source)| *source).collect();
+        Provision { sources, fetches: true, ..Provision::from_environment() }
+    }
+
     #[test]
     fn versions_are_read_from_what_programs_print() {
         let check = |text: &str, version: &str| assert_eq!(version_in(text).as_deref(), Some(version));
@@ -302,8 +346,7 @@ mod tests {
     #[test]
     fn where_nothing_is_to_be_had_every_place_is_named() {
         let empty = tempfile::tempdir().unwrap();
-        let provision =
-            Provision::from_environment().with_path(empty.path()).with_cache(empty.path().join("cache"));
+        let provision = all().with_path(empty.path()).with_cache(empty.path().join("cache"));
         let missing = provision.find(Program::RedisServer).unwrap_err().to_string();
         for place in ["redis-server", "on the PATH", "docker", "apt-get"] {
             assert!(missing.contains(place), "{missing}");
@@ -317,7 +360,7 @@ mod tests {
     #[test]
     fn what_is_fetched_is_made_once_and_never_half() {
         let folder = tempfile::tempdir().unwrap();
-        let provision = Provision::from_environment().with_cache(folder.path());
+        let provision = all().with_cache(folder.path());
         let refused = provision.once("thing", |staging| {
             std::fs::write(staging.join("half"), "").unwrap();
             Err("cut off".into())
@@ -327,5 +370,14 @@ mod tests {
             .once("thing", |staging| std::fs::write(staging.join("whole"), "").map_err(|e| e.to_string()));
         assert!(made.as_ref().unwrap().join("whole").is_file() && !made.unwrap().join("half").exists());
         provision.once("thing", |_| Err("made twice".into())).unwrap();
+        // What is there stays, and nothing else comes.
+        for (short, why) in [
+            (provision.clone().without_fetching(), "GANTRY_TEST_FETCH=no"),
+            (provision.within(Duration::ZERO), "no time is left"),
+        ] {
+            short.once("thing", |_| Err("made twice".into())).unwrap();
+            let refused = short.once("other", |_| Ok(())).unwrap_err();
+            assert!(refused.contains(why), "{refused}");
+        }
     }
 }

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::tool::{ASK, FETCH};
+use super::tool::ASK;
 use super::{Launch, Program, Provision, on_path, run_tool};
 
 pub(super) fn find(provision: &Provision, program: Program) -> Result<(Launch, String), String> {
@@ -46,7 +46,7 @@ fn fetch(provision: &Provision, packages: &[&str], staging: &Path) -> Result<(),
         // Its sandbox user may not write into a folder of ours; saying so once is enough.
         command.args(options).args(["-o", "APT::Sandbox::User=root", "-qq", "download"]);
         command.args(packages_in(&plan)).current_dir(staging).env("LC_ALL", "C");
-        run_tool(command, FETCH)
+        run_tool(command, provision.fetch_time("the packages")?)
     };
     // The system's own lists first; where they are missing or too old, newer ones in a folder of our own.
     if fetch_with(&[]).is_err() {
@@ -54,7 +54,7 @@ fn fetch(provision: &Provision, packages: &[&str], staging: &Path) -> Result<(),
         let own = ["-o".to_owned(), format!("Dir::State::Lists={}", lists.display())];
         let mut update = Command::new(&apt_get);
         update.args(&own).args(["-o", "APT::Sandbox::User=root", "-qq", "update"]).env("LC_ALL", "C");
-        run_tool(update, FETCH)?;
+        run_tool(update, provision.fetch_time("the packages")?)?;
         fetch_with(&own)?;
     }
     let archives = std::fs::read_dir(staging).map_err(|error| error.to_string())?;
@@ -62,7 +62,7 @@ fn fetch(provision: &Provision, packages: &[&str], staging: &Path) -> Result<(),
     for archive in archives {
         let mut unpack = Command::new(&dpkg_deb);
         unpack.arg("--extract").arg(&archive).arg(staging);
-        run_tool(unpack, FETCH)?;
+        run_tool(unpack, provision.fetch_time("the packages")?)?;
         std::fs::remove_file(&archive).map_err(|error| error.to_string())?;
     }
     Ok(())

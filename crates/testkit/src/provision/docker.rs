@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use super::tool::{ASK, FETCH};
+use super::tool::ASK;
 use super::{KAFKA_VERSION, Launch, Program, Provision, on_path, run_tool};
 
 pub(super) fn find(provision: &Provision, program: Program) -> Result<(Launch, String), String> {
@@ -21,7 +21,7 @@ pub(super) fn find(provision: &Provision, program: Program) -> Result<(Launch, S
         Program::Kcat => "edenhill/kcat:1.7.1".to_owned(),
     };
     if run_tool(docker_with(&["image", "inspect", &image]), ASK).is_err() {
-        run_tool(docker_with(&["pull", "--quiet", &image]), FETCH)?;
+        run_tool(docker_with(&["pull", "--quiet", &image]), provision.fetch_time(&image)?)?;
     }
     let launch = match program {
         Program::Kafka => Launch::boxed("java", docker, &image).before(["-cp", "/opt/kafka/libs/*"]),

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 
-use super::tool::{ASK, FETCH};
+use super::tool::ASK;
 use super::{KAFKA_VERSION, Launch, Program, Provision, on_path, run_tool};
 
 /// The oldest Java that Kafka 4 runs on.
@@ -46,7 +46,7 @@ fn fetch(provision: &Provision, staging: &Path) -> Result<(), String> {
     copy.args(["-q", "-B", COPY, "-DincludeScope=runtime", "-DoutputDirectory=libs"]).current_dir(staging);
     // What a parent Maven set for itself is not for this one.
     copy.env_remove("MAVEN_OPTS").env("PATH", &provision.path);
-    run_tool(copy, FETCH)?;
+    run_tool(copy, provision.fetch_time("the jars")?)?;
     let count = std::fs::read_dir(staging.join("libs")).map(Iterator::count).unwrap_or_default();
     if count == 0 { Err("mvn copied no jars".into()) } else { Ok(()) }
 }

@@ -14,12 +14,12 @@ pub struct Report {
     pub missing: Vec<Unavailable>,
 }
 
-/// Finds all programs, fetching what is missing: to be run before tests, so that none of them waits for a
+/// Finds these programs, fetching what is missing: to be run before tests, so that none of them waits for a
 /// package manager. Blocks meanwhile.
 #[must_use]
-pub fn report(provision: &Provision) -> Report {
+pub fn report(provision: &Provision, programs: &[Program]) -> Report {
     let mut report = Report::default();
-    for program in Program::ALL {
+    for program in programs {
         match provision.find(*program) {
             Ok(found) => report.found.push(found),
             Err(missing) => report.missing.push(missing),
