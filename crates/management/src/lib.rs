@@ -16,6 +16,8 @@
 //! assert_eq!(refused.kind, ProblemKind::NotAvailable);
 //! # }
 //! ```
+//!
+//! Features: `test-util` adds `rate_limit_contract`, the tests that every [`RateLimitStore`] passes.
 
 mod audit;
 mod caller;
@@ -27,6 +29,8 @@ mod management;
 mod page;
 mod plugins;
 mod problem;
+mod rate_limit;
+mod recent;
 mod services;
 mod settings;
 mod tasks;
@@ -43,6 +47,9 @@ pub use management::{Management, ManagementBuilder};
 pub use page::{PAGE_DEFAULT, PAGE_MAX, Page, PageRequest};
 pub use plugins::{ConfigApplied, LifecycleAction, LifecycleOptions, PluginConfig, Progress};
 pub use problem::{Problem, ProblemKind};
+#[cfg(any(test, feature = "test-util"))]
+pub use rate_limit::contract as rate_limit_contract;
+pub use rate_limit::{InvalidRate, MemoryRateLimitStore, Rate, RateDecision, RateLimitError, RateLimitStore};
 pub use services::{ClusterView, NodeInfo, ServiceInfo, ServiceInstance, ServiceTest};
 pub use settings::ConfigValue;
 pub use tasks::{PreviewRequest, TaskExport, TriggerRequest};
