@@ -122,8 +122,8 @@ pub use spec::{
     ScheduleKind, ScheduleSpec, TaskSpec, TaskSpec as Task,
 };
 pub use store::{
-    Change, Commit, FileStoreError, FileTaskStore, Loaded, MemoryTaskStore, OpenRun, Retention, RunKey,
-    StoreError, StoredTask, TaskState, TaskStore, shard_of,
+    Change, Commit, FileStoreError, FileTaskStore, Loaded, MemoryTaskStore, OpenRun, Records, Retention,
+    RunKey, StoreError, StorePlace, StoredTask, TaskState, TaskStore, shard_of,
 };
 pub use transfer::{ImportReport, OnConflict, ParseOnConflictError, TaskLine};
 pub use upstream::UpstreamRun;

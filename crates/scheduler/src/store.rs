@@ -3,6 +3,27 @@
 //! The scheduler holds the tasks of its shards in memory and works on that; a store is told of every change
 //! before it is acknowledged, and asked only when a shard is taken over. So a store is a journal with a way
 //! to read it back, and a scheduler without one is what "kept in memory" means.
+//!
+//! # What a store keeps
+//!
+//! - For each shard the highest epoch that was claimed.
+//! - For each task its definition, its state, its open runs, and for each of the four origins of runs the
+//!   latest `scheduled_for` among the runs that have ended. Together with the open runs that is enough to
+//!   know whether a key has been committed, however many records have been given up.
+//! - The latest records of runs, bounded by [`Retention`] or by an age, which need no index: they are read
+//!   from the newest to the oldest, and only then.
+//!
+//! # What a scheduler does with it
+//!
+//! Of one scheduler one `commit` is under way at a time, with all changes that came up during the one
+//! before: from one to some ten thousand, which a store divides as its engine needs it. `claim`, `load` and
+//! `history` come with a takeover, in this order. A call that fails is made again after a pause, so that a
+//! store tries again only what is over at once, and gives up within seconds: callers wait for it.
+//!
+//! # What must be true of every store
+//!
+//! The module `contract` (with the feature `test-util`) checks it; the tests of an adapter call it on the
+//! real engine.
 
 use std::sync::Arc;
 
@@ -26,7 +47,6 @@ mod image;
 mod memory;
 
 pub use file::{FileStoreError, FileTaskStore};
-pub use image::Retention;
 pub use memory::MemoryTaskStore;
 
 /// Keeps tasks and the records of their runs.
@@ -42,49 +62,86 @@ pub trait TaskStore: Send + Sync + 'static {
     /// Whether what is acknowledged survives the process.
     fn is_durable(&self) -> bool;
 
-    /// Writes an owner's epochs for shards. From then on lower epochs are refused there.
+    /// Where it keeps things, as far as it knows at once: it is asked at each look at the scheduler's state.
+    fn place(&self) -> StorePlace {
+        StorePlace::default()
+    }
+
+    /// Writes an owner's epochs for shards. From then on lower epochs are refused there, those of commits
+    /// that are on their way included. To claim an epoch again is allowed.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Fenced`] if a higher epoch has been claimed for one of them; none is written then.
+    /// [`StoreError::Fenced`] if a higher epoch has been claimed for one of them; of the others some may
+    /// have been claimed then. [`StoreError::Engine`].
     async fn claim(&self, grants: &[Grant]) -> Result<(), StoreError>;
 
     /// Up to `limit` tasks of these shards, each with its runs that have begun and not ended, in an order
-    /// of the store's own. `cursor` is where the page before ended. Whoever loads has claimed the shards, so
-    /// that nobody else changes them meanwhile.
+    /// of the store's own. `cursor` is where the page before ended; a page may be short, and is the last one
+    /// if it names no next.
+    ///
+    /// Whoever loads has claimed the shards, so that nobody else changes them meanwhile: what was
+    /// acknowledged to anybody before the claim is among what is loaded, and a task that is there throughout
+    /// is on exactly one page.
     ///
     /// # Errors
     ///
     /// [`StoreError::Engine`].
     async fn load(&self, shards: &[u32], cursor: Option<&str>, limit: usize) -> Result<Loaded, StoreError>;
 
-    /// Makes changes, in their order, each by itself: one that is refused does not keep the others out.
-    /// Returns when those that were taken are as safe as the engine makes them, with an answer for each.
-    /// Of what is answered with [`StoreError::Engine`] nothing has been taken, or the same change that comes
-    /// again is recognized.
+    /// Makes changes, and answers for each of them, in their order. One that is refused does not keep the
+    /// others out. Returns when those that were taken are as safe as the engine makes them.
+    ///
+    /// - A change is made as a whole or not at all, and sees the ones before it: that the epoch fits, that
+    ///   the task and incarnation are there, that the key is new, and what is written, are one step.
+    /// - What a crash of this process or of the engine leaves of a call is a beginning of it. An engine that
+    ///   has shards in different places may make the changes of different shards at once, and says so in its
+    ///   documentation: a task may then miss the end of a run that it runs after, if that is of another
+    ///   shard and the node dies within the call.
+    /// - [`StoreError::Engine`] is the answer to a change that was not made, and to one of which that is not
+    ///   known. It may come again as it was: an insert of the incarnation that is stored is answered with
+    ///   success then, and the end of a run as a duplicate, which whoever repeats it takes as made.
     async fn commit(&self, commits: Arc<[Commit]>) -> Vec<Result<(), StoreError>>;
 
-    /// The latest records of a task's runs, newest first.
+    /// Up to `limit` records of runs of these shards, as they were committed: those of a task from the
+    /// latest to the earliest, and those of different tasks about so. Dead runs, which failed for good, are
+    /// kept longer than others, and are among them. Records of tasks that have been removed are not.
+    ///
+    /// Pages are as those of [`TaskStore::load`]; what is committed meanwhile may be on one or on none.
     ///
     /// # Errors
     ///
     /// [`StoreError::Engine`].
-    async fn runs(&self, task: &str, limit: usize) -> Result<Vec<RunView>, StoreError>;
+    async fn history(
+        &self,
+        shards: &[u32],
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Records, StoreError>;
+}
 
-    /// The latest records of all tasks of these shards, newest first.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Engine`].
-    async fn history(&self, shards: &[u32], limit: usize) -> Result<Vec<RunView>, StoreError>;
+/// Where a store keeps things.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StorePlace {
+    /// A folder, or the addresses of servers; never a secret.
+    pub location: Option<String>,
+    /// How much room it takes, in bytes.
+    pub bytes: Option<u64>,
+}
 
-    /// The latest dead runs of these shards, newest first: those that failed for good. They are kept longer
-    /// than other records.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Engine`].
-    async fn dead_runs(&self, shards: &[u32], limit: usize) -> Result<Vec<RunView>, StoreError>;
+/// How many records a store keeps of all tasks together; the oldest go first. Somewhat more may be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Records of runs.
+    pub records: usize,
+    /// Dead runs that are older than these.
+    pub dead_runs: usize,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { records: 100_000, dead_runs: 10_000 }
+    }
 }
 
 /// A page of what a store has.
@@ -92,6 +149,15 @@ pub trait TaskStore: Send + Sync + 'static {
 pub struct Loaded {
     /// The tasks.
     pub tasks: Vec<StoredTask>,
+    /// What to ask for the next page with; none after the last.
+    pub next: Option<String>,
+}
+
+/// A page of the records that a store has.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Records {
+    /// The records.
+    pub runs: Vec<RunView>,
     /// What to ask for the next page with; none after the last.
     pub next: Option<String>,
 }
@@ -111,9 +177,11 @@ pub struct Commit {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Change {
-    /// A new task; refused if its id is taken.
+    /// A new task; refused as [`StoreError::Exists`] if its id is taken by another incarnation. Nothing
+    /// changes if it is taken by this one.
     Insert(Box<StoredTask>),
-    /// Another definition and state of a task; refused if the incarnation is another. Its open runs stay.
+    /// Another definition and state of a task; refused if the incarnation is another. Its open runs stay,
+    /// whatever the task here says of them, and so does what is known of those that have ended.
     Replace(Box<StoredTask>),
     /// Another state of a task; refused if the incarnation is another.
     State {
@@ -124,14 +192,14 @@ pub enum Change {
         /// Its state.
         state: TaskState,
     },
-    /// The end of a task; refused if the incarnation is another.
+    /// The end of a task, with its open runs and records; refused if the incarnation is another.
     Remove {
         /// The task.
         id: String,
         /// Which task of this id.
         incarnation: u64,
     },
-    /// A run that has begun and not ended, or what has become of it since.
+    /// A run that has begun and not ended, or, for one that is open already, what has become of it since.
     Open {
         /// The task.
         id: String,
@@ -140,9 +208,10 @@ pub enum Change {
         /// The run.
         run: Box<OpenRun>,
     },
-    /// A run that has ended, with the state of its task after it where that is not said elsewhere. Refused
-    /// as [`StoreError::Duplicate`] if a run with this key has ended before: that is, unless it is open, or
-    /// lies after all runs of its task and origin that have ended.
+    /// A run that has ended, with the state of its task after it where that is not said elsewhere. It is
+    /// not open any more from then on. Refused as [`StoreError::Duplicate`] if a run with this key has ended
+    /// before: that is, unless it is open, or its `scheduled_for` lies after that of all runs of its task,
+    /// incarnation and origin that have ended; and as [`StoreError::NotFound`] if the incarnation is another.
     Run {
         /// The record.
         run: Box<RunView>,

@@ -2,17 +2,16 @@
 //! in memory. `docs/decisions/0005-task-store.md` says why it is no library's.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use tracing::{info, warn};
 
-use super::codec::decode_run;
-use super::image::{Image, Retention};
-use super::{Commit, Loaded, StoreError, TaskStore};
+use super::image::Image;
+use super::{Commit, Loaded, Records, Retention, StoreError, StorePlace, TaskStore};
 use crate::coordinator::Grant;
-use crate::view::RunView;
 
 mod disk;
 mod frame;
@@ -83,6 +82,8 @@ pub struct FileTaskStore {
 struct Shared {
     state: Mutex<State>,
     disk: Arc<dyn Disk>,
+    /// How large all files are; beside the state, whose lock is held while the disk is waited for.
+    bytes: AtomicU64,
     snapshots: Mutex<Option<JoinHandle<()>>>,
     /// Whether a snapshot is written by whoever finds that it is time; otherwise beside.
     in_line: bool,
@@ -92,8 +93,8 @@ struct Shared {
 struct State {
     image: Image,
     log: Log,
-    /// How large the last snapshot is.
-    snapshot_bytes: u64,
+    /// How large the files are that stand before the open segment.
+    older_bytes: u64,
     /// At which length of the log a snapshot is due.
     snapshot_at: u64,
     is_snapshotting: bool,
@@ -125,32 +126,23 @@ impl FileTaskStore {
             cut = recovered.cut,
             "task store opened"
         );
-        let mut state = State {
+        let state = State {
             image,
             log: recovered.log,
-            snapshot_bytes: recovered.snapshot_bytes,
-            snapshot_at: 0,
+            older_bytes: recovered.snapshot_bytes,
+            snapshot_at: recovered.snapshot_bytes.max(log_bytes_min),
             is_snapshotting: false,
         };
-        state.snapshot_at = state.snapshot_bytes.max(log_bytes_min);
-        let shared =
-            Shared { state: Mutex::new(state), disk, snapshots: Mutex::new(None), in_line, log_bytes_min };
+        let bytes = AtomicU64::new(state.bytes());
+        let shared = Shared {
+            state: Mutex::new(state),
+            disk,
+            bytes,
+            snapshots: Mutex::new(None),
+            in_line,
+            log_bytes_min,
+        };
         Ok(Self { shared: Arc::new(shared) })
-    }
-
-    /// The newest records of these shards, of dead runs alone if `dead_only`.
-    async fn records(
-        &self,
-        shards: &[u32],
-        limit: usize,
-        dead_only: bool,
-    ) -> Result<Vec<RunView>, StoreError> {
-        let shards = shards.to_vec();
-        self.blocking(move |shared| {
-            let records = shared.state().image.history(&shards, limit, dead_only);
-            records.iter().map(|record| decode_run(record)).collect()
-        })
-        .await
     }
 
     /// Does work that waits for the disk, on a thread that may.
@@ -175,6 +167,12 @@ impl Drop for FileTaskStore {
     }
 }
 
+impl State {
+    const fn bytes(&self) -> u64 {
+        self.older_bytes + self.log.len()
+    }
+}
+
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -192,6 +190,7 @@ impl Shared {
         match written {
             Ok(_) => {
                 image.keep();
+                self.bytes.store(state.bytes(), Ordering::Relaxed);
                 self.snapshot_if_due(state);
                 (answer, Ok(()))
             }
@@ -210,6 +209,7 @@ impl Shared {
         if state.is_snapshotting || state.log.len() < state.snapshot_at {
             return;
         }
+        let before = state.log.len();
         let number = match state.log.roll() {
             Ok(number) => number,
             Err(error) => {
@@ -218,6 +218,7 @@ impl Shared {
                 return;
             }
         };
+        state.older_bytes += before;
         let frozen = state.image.freeze();
         state.is_snapshotting = true;
         drop(state);
@@ -228,7 +229,7 @@ impl Shared {
             state.is_snapshotting = false;
             match written {
                 Ok(bytes) => {
-                    state.snapshot_bytes = bytes;
+                    state.older_bytes = bytes;
                     state.snapshot_at = bytes.max(shared.log_bytes_min);
                 }
                 Err(error) => {
@@ -263,6 +264,13 @@ impl TaskStore for FileTaskStore {
         true
     }
 
+    fn place(&self) -> StorePlace {
+        StorePlace {
+            location: Some(self.shared.disk.path("").display().to_string()),
+            bytes: Some(self.shared.bytes.load(Ordering::Relaxed)),
+        }
+    }
+
     async fn claim(&self, grants: &[Grant]) -> Result<(), StoreError> {
         let grants = grants.to_vec();
         self.blocking(move |shared| {
@@ -292,16 +300,18 @@ impl TaskStore for FileTaskStore {
         answers.await.unwrap_or_else(|error| vec![Err(error); count])
     }
 
-    async fn runs(&self, task: &str, limit: usize) -> Result<Vec<RunView>, StoreError> {
-        self.shared.state().image.runs(task, limit)
-    }
-
-    async fn history(&self, shards: &[u32], limit: usize) -> Result<Vec<RunView>, StoreError> {
-        self.records(shards, limit, false).await
-    }
-
-    async fn dead_runs(&self, shards: &[u32], limit: usize) -> Result<Vec<RunView>, StoreError> {
-        self.records(shards, limit, true).await
+    async fn history(
+        &self,
+        shards: &[u32],
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Records, StoreError> {
+        let (shards, cursor) = (shards.to_vec(), cursor.map(str::to_owned));
+        self.blocking(move |shared| {
+            let page = shared.state().image.history(&shards, cursor.as_deref(), limit);
+            page.decode()
+        })
+        .await
     }
 }
 

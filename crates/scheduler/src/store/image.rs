@@ -14,24 +14,8 @@ use super::codec::{
     Claim, Claims, Definition, Ended, Entry, Kind, Open, OpenRecord, Put, Remove, Run, RunRecord, Side,
     State, decode_run, decode_task, encode_definition, encode_run, encode_state, id_of,
 };
-use super::{Change, Commit, Loaded, StoreError, StoredTask};
+use super::{Change, Commit, Loaded, Records, Retention, StoreError, StoredTask};
 use crate::coordinator::Grant;
-use crate::view::RunView;
-
-/// How many records a store keeps of all tasks together; the oldest go first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Retention {
-    /// Records of runs.
-    pub records: usize,
-    /// Dead runs that are older than these.
-    pub dead_runs: usize,
-}
-
-impl Default for Retention {
-    fn default() -> Self {
-        Self { records: 100_000, dead_runs: 10_000 }
-    }
-}
 
 /// Everything that a store holds.
 #[derive(Debug, Default)]
@@ -44,6 +28,8 @@ pub(super) struct Image {
     /// The oldest first.
     records: VecDeque<Record>,
     dead: VecDeque<Record>,
+    /// The number of the next record.
+    next_record: u64,
     retention: Retention,
     /// What has changed since [`Image::keep`], the latest last.
     undo: Vec<Undo>,
@@ -65,6 +51,8 @@ struct Held {
 struct Record {
     /// A [`RunRecord`].
     run: Arc<[u8]>,
+    /// The later it was committed, the greater.
+    number: u64,
     place: u32,
     incarnation: u64,
     is_dead: bool,
@@ -100,7 +88,9 @@ impl Image {
         let kind = match change {
             Change::Insert(task) => {
                 if self.find(&task.spec.id).is_some() {
-                    return Err(StoreError::Exists(task.spec.id.clone()));
+                    // The same one that comes again was taken the first time.
+                    let is_same = self.held(&task.spec.id, task.incarnation).is_ok();
+                    return if is_same { Ok(()) } else { Err(StoreError::Exists(task.spec.id.clone())) };
                 }
                 let open = task.open.iter().map(OpenRecord::new).collect();
                 Kind::Put(put(*shard, task, Side { open, ..Side::default() }))
@@ -254,10 +244,12 @@ impl Image {
             let incarnation = run.incarnation;
             self.records.push_back(Record {
                 run: encode_run(run),
+                number: self.next_record,
                 place,
                 incarnation,
                 is_dead: run.is_dead(),
             });
+            self.next_record += 1;
             self.undo.push(Undo::Record);
         }
     }
@@ -351,26 +343,27 @@ impl Image {
         page
     }
 
-    pub(super) fn runs(&self, task: &str, limit: usize) -> Result<Vec<RunView>, StoreError> {
-        let Some(place) = self.find(task) else { return Ok(Vec::new()) };
-        let of_task = self.newest().filter(|record| record.place == place && self.is_live(record));
-        of_task.take(limit).map(|record| decode_run(&record.run)).collect()
-    }
-
-    /// The newest records of these shards, still as bytes.
-    pub(super) fn history(&self, shards: &[u32], limit: usize, dead_only: bool) -> Vec<Arc<[u8]>> {
+    /// A page of the records of these shards, newest first, still as bytes.
+    pub(super) fn history(&self, shards: &[u32], cursor: Option<&str>, limit: usize) -> RawRecords {
         let shards: HashSet<u32> = shards.iter().copied().collect();
-        let dead = self.dead.iter().rev().filter(|_| dead_only);
-        let records = self.newest().filter(|record| record.is_dead || !dead_only).chain(dead);
-        let of_shards = records.filter(|record| {
-            self.held_at(record.place)
-                .is_some_and(|held| held.incarnation == record.incarnation && shards.contains(&held.shard))
-        });
-        of_shards.take(limit).map(|record| record.run.clone()).collect()
-    }
-
-    fn newest(&self) -> impl Iterator<Item = &Record> {
-        self.records.iter().rev()
+        let below = cursor.and_then(|cursor| cursor.parse().ok()).unwrap_or(u64::MAX);
+        let mut page = RawRecords::default();
+        for records in [&self.records, &self.dead] {
+            let until = records.partition_point(|record| record.number < below);
+            let of_shards = records.range(..until).rev().filter(|record| {
+                self.held_at(record.place).is_some_and(|held| {
+                    held.incarnation == record.incarnation && shards.contains(&held.shard)
+                })
+            });
+            for record in of_shards {
+                if page.runs.len() == limit {
+                    page.next = Some((record.number + 1).to_string());
+                    return page;
+                }
+                page.runs.push(Arc::clone(&record.run));
+            }
+        }
+        page
     }
 
     /// All of it as it is now, to be written down by somebody else.
@@ -431,6 +424,20 @@ impl RawPage {
             None => decode_task(definition, &[], &[]),
         });
         Ok(Loaded { tasks: tasks.collect::<Result<_, _>>()?, next: self.next })
+    }
+}
+
+/// A page of records that nobody has taken apart yet.
+#[derive(Debug, Default)]
+pub(super) struct RawRecords {
+    runs: Vec<Arc<[u8]>>,
+    next: Option<String>,
+}
+
+impl RawRecords {
+    pub(super) fn decode(self) -> Result<Records, StoreError> {
+        let runs = self.runs.iter().map(|run| decode_run(run)).collect::<Result<_, _>>()?;
+        Ok(Records { runs, next: self.next })
     }
 }
 

@@ -4,11 +4,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
-use super::image::{Image, Retention};
-use super::{Commit, Loaded, StoreError, TaskStore};
+use super::image::Image;
+use super::{Commit, Loaded, Records, Retention, StoreError, TaskStore};
 use crate::coordinator::Grant;
-use crate::store::codec::decode_run;
-use crate::view::RunView;
 
 /// Keeps tasks in memory. A clone is the same store.
 #[derive(Debug, Clone, Default)]
@@ -68,17 +66,13 @@ impl TaskStore for MemoryTaskStore {
         answers
     }
 
-    async fn runs(&self, task: &str, limit: usize) -> Result<Vec<RunView>, StoreError> {
-        self.image().runs(task, limit)
-    }
-
-    async fn history(&self, shards: &[u32], limit: usize) -> Result<Vec<RunView>, StoreError> {
-        let records = self.image().history(shards, limit, false);
-        records.iter().map(|record| decode_run(record)).collect()
-    }
-
-    async fn dead_runs(&self, shards: &[u32], limit: usize) -> Result<Vec<RunView>, StoreError> {
-        let records = self.image().history(shards, limit, true);
-        records.iter().map(|record| decode_run(record)).collect()
+    async fn history(
+        &self,
+        shards: &[u32],
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Records, StoreError> {
+        let page = self.image().history(shards, cursor, limit);
+        page.decode()
     }
 }

@@ -8,8 +8,9 @@ use async_trait::async_trait;
 use runtime::{SharedClock, Timestamp};
 use scheduler::store::contract as store_contract;
 use scheduler::{
-    Commit, ExecutorRegistry, FileTaskStore, Grant, Loaded, MemoryCoordinator, MemoryTaskStore, Retention,
-    RunContext, RunOutput, Scheduler, StoreError, TaskError, TaskStatus, TaskStore, executor_fn, shard_of,
+    Commit, ExecutorRegistry, FileTaskStore, Grant, Loaded, MemoryCoordinator, MemoryTaskStore, Records,
+    Retention, RunContext, RunOutput, RunView, Scheduler, StoreError, TaskError, TaskStatus, TaskStore,
+    executor_fn, shard_of,
 };
 use serde_json::json;
 
@@ -17,19 +18,21 @@ use crate::support::{Bench, secs, spec};
 
 #[tokio::test]
 async fn the_memory_store_keeps_the_contract() {
-    store_contract::run(|| async { MemoryTaskStore::new() }).await;
+    store_contract::run(async |retention| MemoryTaskStore::with_retention(retention)).await;
 }
 
 #[tokio::test]
 async fn the_file_store_keeps_the_contract() {
     let root = tempfile::tempdir().unwrap();
     let number = std::cell::Cell::new(0);
-    let make = || {
+    let open = |name: &str, retention| FileTaskStore::open(&root.path().join(name), retention).unwrap();
+    store_contract::run(async |retention| {
         number.set(number.get() + 1);
-        let store = FileTaskStore::open(&root.path().join(number.get().to_string()), Retention::default());
-        async { store.unwrap() }
-    };
-    store_contract::run(make).await;
+        open(&number.get().to_string(), retention)
+    })
+    .await;
+    let again = async || open("again", Retention::default());
+    store_contract::survives(again().await, again).await;
 }
 
 #[tokio::test]
@@ -37,6 +40,13 @@ async fn the_memory_coordinator_keeps_the_contract() {
     for shards in [1, 2, 7, 64] {
         scheduler::coordinator::contract::run(|| async move { MemoryCoordinator::new(shards, 5) }).await;
     }
+}
+
+/// What the store has of a task's runs.
+async fn records(store: &impl TaskStore, task: &str) -> Vec<RunView> {
+    let shards: Vec<u32> = (0..64).collect();
+    let all = store.history(&shards, None, 1000).await.unwrap();
+    all.runs.into_iter().filter(|run| run.task == task).collect()
 }
 
 type Ran = Arc<Mutex<Vec<(String, String, Timestamp)>>>;
@@ -109,7 +119,7 @@ async fn a_restart_resumes_tasks_counts_and_pauses() {
     let of = |task: &str| ran.lock().unwrap().iter().filter(|run| run.1 == task).count();
     assert_eq!((of("beat"), of("follows"), of("once"), of("done"), of("rests")), (4, 4, 1, 1, 0));
     assert_eq!(second.get("beat").await.unwrap().status, TaskStatus::Completed);
-    let runs = store.runs("beat", 10).await.unwrap();
+    let runs = records(&store, "beat").await;
     assert_eq!(runs.iter().filter(|run| run.started_at.is_some()).count(), 4);
     second.stop(secs(5)).await;
 }
@@ -186,16 +196,13 @@ impl TaskStore for Flaky {
         self.store.commit(commits).await
     }
 
-    async fn runs(&self, task: &str, limit: usize) -> Result<Vec<scheduler::RunView>, StoreError> {
-        self.store.runs(task, limit).await
-    }
-
-    async fn history(&self, shards: &[u32], limit: usize) -> Result<Vec<scheduler::RunView>, StoreError> {
-        self.store.history(shards, limit).await
-    }
-
-    async fn dead_runs(&self, shards: &[u32], limit: usize) -> Result<Vec<scheduler::RunView>, StoreError> {
-        self.store.dead_runs(shards, limit).await
+    async fn history(
+        &self,
+        shards: &[u32],
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Records, StoreError> {
+        self.store.history(shards, cursor, limit).await
     }
 }
 
@@ -220,7 +227,7 @@ async fn promise_1_what_the_store_refuses_is_not_acknowledged() {
     assert_eq!(ran.lock().unwrap().len(), 2, "runs go on meanwhile");
     store.fails.store(false, Ordering::SeqCst);
     bench.sleep(secs(10)).await;
-    let stored = store.runs("kept", 10).await.unwrap();
+    let stored = records(&store.store, "kept").await;
     assert_eq!(stored.len(), 3, "and are written when the store is back");
     assert!(node.status().store.healthy);
     node.create(body("lost")).await.unwrap();

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use scheduler::{Change, Commit, Grant, Loaded, RunKey, RunView, StoreError, TaskStore};
+use scheduler::{Change, Commit, Grant, Loaded, Records, RunKey, RunView, StoreError, TaskStore};
 
 /// Runs whose ends were committed, whichever life they ended in.
 #[derive(Debug, Default)]
@@ -69,16 +69,13 @@ impl TaskStore for Journal {
         answers
     }
 
-    async fn runs(&self, task: &str, limit: usize) -> Result<Vec<RunView>, StoreError> {
-        self.store.runs(task, limit).await
-    }
-
-    async fn history(&self, shards: &[u32], limit: usize) -> Result<Vec<RunView>, StoreError> {
-        self.store.history(shards, limit).await
-    }
-
-    async fn dead_runs(&self, shards: &[u32], limit: usize) -> Result<Vec<RunView>, StoreError> {
-        self.store.dead_runs(shards, limit).await
+    async fn history(
+        &self,
+        shards: &[u32],
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Records, StoreError> {
+        self.store.history(shards, cursor, limit).await
     }
 }
 
