@@ -74,20 +74,18 @@ impl Shutdown {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn the_program_can_ask() {
-        let shutdown = Shutdown::new();
-        shutdown.clone().request();
-        assert_eq!(shutdown.wait().unwrap().await, ShutdownReason::Requested);
-    }
-
+    // A signal reaches everything in the process that listens: one test after the other.
     #[cfg(unix)]
     #[tokio::test]
-    async fn a_signal_before_the_first_poll_is_not_lost() {
+    async fn a_signal_before_the_first_poll_is_not_lost_and_the_program_can_ask() {
         let asked = Shutdown::new().wait().unwrap();
         let me = std::process::id().to_string();
         let sent = std::process::Command::new("kill").args(["-TERM", &me]).status().unwrap();
         assert!(sent.success());
         assert_eq!(asked.await, ShutdownReason::Terminate);
+
+        let shutdown = Shutdown::new();
+        shutdown.clone().request();
+        assert_eq!(shutdown.wait().unwrap().await, ShutdownReason::Requested);
     }
 }
