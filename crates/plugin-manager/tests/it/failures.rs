@@ -199,6 +199,9 @@ async fn backs_off_and_stops_at_a_crash_loop() {
         .add_with(&manager, with(RestartPolicy::OnFailure));
     let began = Instant::now();
     manager.start_all().await.unwrap();
+    let waits = manager.get("bad").unwrap();
+    assert!(waits.next_restart_at.is_some());
+    assert_eq!(waits.restarts, 0, "counted once it is tried");
     let given_up = || {
         let view = manager.get("bad").unwrap();
         view.status == State::Failed && view.next_restart_at.is_none()

@@ -1,14 +1,16 @@
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use plugin_core::{ConfigSpec, PluginBuilder, State};
+use plugin_core::{ConfigSpec, Health, Manifest, Plugin, PluginBuilder, PluginContext, PluginError, State};
 use plugin_manager::{Change, LoadRequest, ManagerConfig, ManagerError, PluginManager, SwapRequest};
 use registry::PluginFactory;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::bench::{Log, Sample, builder, events};
+use crate::bench::{Log, Sample, brisk, builder, events};
 use crate::config::Folder;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -145,6 +147,64 @@ async fn files_may_need_each_other_in_any_order_and_what_is_needed_is_not_unload
     assert_eq!(manager.registry().state("greeter"), State::Running);
     std::fs::remove_file(folder.0.join("a.toml")).unwrap();
     until(&manager, "both go", || manager.registry().is_empty()).await;
+}
+
+/// Unhealthy until it is made well.
+#[derive(Clone, Default)]
+struct Patient(Arc<AtomicBool>);
+
+#[async_trait::async_trait]
+impl Plugin for Patient {
+    fn manifest(&self) -> Manifest {
+        Manifest::new("patient", "1.0.0").unwrap()
+    }
+
+    async fn start(&self, _: PluginContext) -> Result<(), PluginError> {
+        self.0.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+
+    async fn health(&self) -> Health {
+        if self.0.load(Ordering::SeqCst) { Health::healthy() } else { Health::unhealthy("dizzy") }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_that_comes_late_restarts_what_has_long_been_unhealthy() {
+    let folder = Folder::new("policy");
+    let patient = Patient::default();
+    let made = patient.clone();
+    let factory = PluginFactory::new();
+    factory.add("patient", move || made.clone()).unwrap();
+    let config = ManagerConfig {
+        auto_load: true,
+        auto_load_directory: folder.0.clone(),
+        health_check_interval: Duration::from_millis(5),
+        ..brisk()
+    };
+    let manager = builder().config(config).factory(factory).build();
+    write(&folder, "a.toml", "type = 'patient'\nrestart = 'never'");
+    manager.watch_folder().await.unwrap();
+    until(&manager, "runs", || manager.registry().state("patient") == State::Running).await;
+    let failures = || {
+        let checks = events(&manager, "patient");
+        let last = checks.iter().rfind(|event| event.topic().as_str() == "plugin.health_check");
+        last.and_then(|event| event.data()["failures"].as_u64()).unwrap_or(0)
+    };
+    patient.0.store(false, Ordering::SeqCst);
+    until(&manager, "is past the threshold", || failures() >= 3).await;
+    assert_eq!(manager.registry().state("patient"), State::Running, "nobody is to restart it");
+    // At least one more check by the old policy, so that the threshold itself lies behind it.
+    let seen = || manager.get("patient").unwrap().health.timestamp;
+    let then = seen();
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while seen() == then {
+        assert!(tokio::time::Instant::now() < deadline, "is not asked again");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+
+    write(&folder, "a.toml", "type = 'patient'\nrestart = 'on_failure'");
+    until(&manager, "is restarted", || manager.get("patient").is_ok_and(|view| view.restarts == 1)).await;
 }
 
 #[tokio::test(start_paused = true)]

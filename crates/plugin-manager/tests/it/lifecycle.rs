@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use event_bus::HistoryFilter;
 use plugin_core::{Dependency, Health, Needs, PluginError, PluginName, State};
 use plugin_manager::{Change, ManagerConfig, ManagerError, PluginManager, PluginOptions};
 use proptest::prelude::*;
@@ -52,6 +53,10 @@ async fn starts_in_order_and_stops_in_reverse() {
         "plugin.started",
     ];
     assert_eq!(topics(&manager, "c"), expected);
+    manager.start_all().await.unwrap();
+    let of_the_host = manager.host().bus.history(&HistoryFilter::new().limit(10_000));
+    let started = of_the_host.iter().filter(|event| event.topic().as_str() == "system.started");
+    assert_eq!(started.count(), 1, "a second call only starts what has come since");
     let report = manager.stop_all(Duration::from_secs(5)).await;
     assert!(report.is_clean() && report.stopped.len() == 4, "{report:?}");
     let stopped = log.take();

@@ -56,14 +56,20 @@ async fn a_swap_puts_the_new_version_in_place_and_sees_the_old_one_out() {
     tokio::pin!(under_way);
     assert!(futures_util::poll!(&mut under_way).is_pending());
     log.take();
-    let swapping = swap(&manager, answering(&log, "2.0.0", Duration::ZERO));
-    let (answered, swapped) = tokio::join!(under_way, swapping);
+    let since = manager.get("p").unwrap().since;
+    let v2 = answering(&log, "2.0.0", Duration::ZERO).starts(|ctx| async move {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        serve(ctx, "2.0.0", Duration::ZERO).await
+    });
+    let (answered, swapped) = tokio::join!(under_way, swap(&manager, v2));
     swapped.unwrap();
     assert_eq!(answered.unwrap(), "1.0.0", "what was inside was waited for");
     assert_eq!(get(&manager).await.unwrap(), "2.0.0");
     assert_eq!(log.take(), ["initialize p", "start p", "stop p", "destroy p"]);
     let view = manager.get("p").unwrap();
     assert_eq!((view.version.as_str(), view.status), ("2.0.0", State::Running));
+    assert!(view.since > since, "it runs since the swap");
+    assert_eq!(view.startup_duration.unwrap().to_string(), "2s");
     assert_eq!(topics(&manager, "p").last().unwrap(), "plugin.swapped");
     assert!(manager.stop_all(Duration::from_secs(5)).await.is_clean());
 }
@@ -193,6 +199,7 @@ async fn promise_6_a_failed_exclusive_swap_brings_the_old_version_back() {
     let manager = manager();
     exclusive(answering(&log, "1.0.0", Duration::ZERO)).add_to(&manager);
     manager.start_all().await.unwrap();
+    log.take();
     let v2 = exclusive(answering(&log, "2.0.0", Duration::ZERO)).starts(|_| async {
         tokio::time::sleep(Duration::from_secs(5)).await;
         Err(PluginError::new("no luck"))
@@ -206,6 +213,9 @@ async fn promise_6_a_failed_exclusive_swap_brings_the_old_version_back() {
     assert_eq!(answered.unwrap(), "1.0.0");
     let view = manager.get("p").unwrap();
     assert_eq!((view.status, view.version.as_str()), (State::Running, "1.0.0"));
+    let refused = ["stop p", "initialize p", "start p", "destroy p"];
+    let back = ["initialize p", "start p"];
+    assert_eq!(log.take(), [&refused[..], &back[..]].concat());
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert_eq!(manager.get("p").unwrap().restarts, 0, "nothing is left to be restarted");
 }
