@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use plugin_core::{RoundTrip, ServiceKey};
 use runtime::Timestamp;
 use scheduler::ClusterStatus;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::{Caller, Management, Page, PageRequest, Problem, ProblemKind, Role};
@@ -43,6 +45,9 @@ pub struct ServiceTest {
     pub service: String,
     /// The plugin that answered.
     pub provider: String,
+    /// What it says of the server behind it; empty for a service that has none.
+    #[schema(value_type = Object)]
+    pub detail: Map<String, Value>,
     /// How long it took.
     #[schema(value_type = String, example = "1ms")]
     pub took: runtime::DurationText,
@@ -77,6 +82,10 @@ impl Management {
         let mut services: BTreeMap<String, ServiceInfo> = BTreeMap::new();
         let entries = self.directory().map(registry::ServiceDirectory::services).unwrap_or_default();
         for entry in entries {
+            // A way to try the service out, and none itself.
+            if entry.key == ServiceKey::of::<dyn RoundTrip>(entry.key.name()) {
+                continue;
+            }
             let name = entry.key.name().to_owned();
             let service = services.entry(name.clone()).or_insert_with(|| ServiceInfo {
                 name,
@@ -115,22 +124,35 @@ impl Management {
         self.all_services().remove(name).ok_or_else(|| Problem::not_found("service", name))
     }
 
-    /// Whether a service can be reached, and how long that took.
+    /// Whether a service can be reached, the server behind it included, and how long that took.
     ///
     /// # Errors
     ///
-    /// `not_found`, or `unavailable` while its plugin is away.
-    pub fn test_service(&self, caller: &Caller, name: &str) -> Result<ServiceTest, Problem> {
+    /// `not_found`, or `unavailable` while its plugin or its server is away.
+    pub async fn test_service(&self, caller: &Caller, name: &str) -> Result<ServiceTest, Problem> {
         let begun = self.inner.clock.now();
         let service = self.service(caller, name)?;
-        let Some(instance) = service.instances.into_iter().find(|instance| instance.available) else {
+        let away = || {
             let problem = Problem::new(ProblemKind::Unavailable, format!("service `{name}` is away"));
-            return Err(problem.retry_after(std::time::Duration::from_secs(1)));
+            problem.retry_after(std::time::Duration::from_secs(1))
+        };
+        let Some(instance) = service.instances.into_iter().find(|instance| instance.available) else {
+            return Err(away());
+        };
+        let answer = match &self.inner.manager {
+            Some(manager) => manager.round_trip(name).await,
+            None => None,
+        };
+        let detail = match answer {
+            None => Map::new(),
+            Some(Ok(detail)) => detail,
+            Some(Err(error)) => return Err(away().detail(error.to_string())),
         };
         let took = self.inner.clock.now().duration_since(begun).unsigned_abs();
         Ok(ServiceTest {
             service: service.name,
             provider: instance.provider,
+            detail,
             took: runtime::DurationText::measured(took),
         })
     }

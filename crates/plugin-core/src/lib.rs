@@ -44,6 +44,7 @@ mod manifest;
 mod name;
 mod permission;
 mod plugin;
+mod round_trip;
 mod route;
 mod scope;
 mod service;
@@ -66,6 +67,7 @@ pub use manifest::{Dependency, InvalidManifest, Manifest, Needs, PluginKind, Swa
 pub use name::{InvalidName, PluginName};
 pub use permission::{InvalidPermission, Permission, Permissions};
 pub use plugin::{Plugin, Reconfigured};
+pub use round_trip::RoundTrip;
 pub use route::{
     Access, Body, Endpoint, IntoReply, Middleware, Next, PathParams, Reply, Route, RouteError, RouteHandler,
     RouteRequest, full_body, service_handler,

@@ -41,6 +41,7 @@ mod metrics;
 mod operations;
 mod restart;
 mod rollout;
+mod round_trip;
 mod shared;
 mod supervisor;
 mod view;
@@ -54,6 +55,7 @@ pub use load::{LoadRequest, SwapRequest};
 pub use manager::{Change, PluginManager, PluginOptions};
 pub use operations::{StartReport, StopReport, Unfinished};
 pub use restart::{RestartConfig, RestartPolicy};
+pub use round_trip::RoundTripError;
 pub use supervisor::Applied;
 pub use view::{
     DependencyView, EndpointView, ErrorView, GraphEdge, GraphNode, GraphView, HealthView, PluginStatusView,

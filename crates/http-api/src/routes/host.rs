@@ -65,12 +65,12 @@ pub(crate) async fn service(ctx: Ctx, Name(name): Name) -> Outcome {
     Answer::ok(&ServiceData { service: ctx.management().service(ctx.caller(), &name)? })
 }
 
-/// Whether a service can be reached, and how long that took.
+/// Whether a service can be reached, the server behind it included, and how long that took.
 #[utoipa::path(get, path = "/services/{name}/test", tag = "host",
     params(("name" = String, Path, description = "The service's name.")),
     responses((status = 200, description = "It can.", body = Envelope<ServiceTest>)))]
 pub(crate) async fn test_service(ctx: Ctx, Name(name): Name) -> Outcome {
-    Answer::ok(&ctx.management().test_service(ctx.caller(), &name)?)
+    Answer::ok(&ctx.management().test_service(ctx.caller(), &name).await?)
 }
 
 /// The nodes, and who owns what.

@@ -1,9 +1,14 @@
 //! Plugins over the API.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use http::Method;
-use serde_json::{Value, json};
+use plugin_core::{PluginBuilder, PluginError, RoundTrip};
+use plugin_manager::{Change, PluginOptions};
+use serde_json::{Map, Value, json};
 
 use crate::client::{call, get, send};
 use crate::host::host;
@@ -56,6 +61,47 @@ async fn plugins_are_shown_with_their_state_graph_and_types() {
         "scheduler"
     );
     assert_eq!(get(&host.api, "/services/scheduler/test").await.status, 200);
+}
+
+/// Goes to its server and back while that is there.
+struct Server(Arc<AtomicBool>);
+
+#[async_trait]
+impl RoundTrip for Server {
+    async fn round_trip(&self) -> Result<Map<String, Value>, PluginError> {
+        if !self.0.load(Ordering::SeqCst) {
+            return Err(PluginError::new("nobody answers at 127.0.0.1:1"));
+        }
+        Ok(Map::from_iter([("version".to_owned(), json!("7.0"))]))
+    }
+}
+
+#[tokio::test]
+async fn a_service_with_a_server_behind_it_is_tried_out() {
+    let host = host().await;
+    let up = Arc::new(AtomicBool::new(true));
+    let server = up.clone();
+    let plugin = PluginBuilder::new("store", "1.0.0").unwrap().permission("service:provide:store").unwrap();
+    let plugin = plugin.on_start(move |ctx| {
+        let server = server.clone();
+        async move {
+            ctx.provide::<AtomicBool>("store", server.clone())?;
+            ctx.provide::<dyn RoundTrip>("store", Arc::new(Server(server)))?;
+            Ok(())
+        }
+    });
+    host.manager.register(Arc::new(plugin.build()), PluginOptions::default()).unwrap();
+    host.manager.start("store", Change::default()).await.unwrap();
+    let shown = get(&host.api, "/services/store").await.json();
+    assert_eq!(shown["data"]["service"]["instances"].as_array().unwrap().len(), 1, "{shown}");
+    let tried = get(&host.api, "/services/store/test").await;
+    assert_eq!((tried.status.as_u16(), &tried.json()["data"]["detail"]["version"]), (200, &json!("7.0")));
+
+    up.store(false, Ordering::SeqCst);
+    let refused = get(&host.api, "/services/store/test").await;
+    assert_eq!(refused.status, 503);
+    assert_eq!(refused.json()["error"]["detail"], "nobody answers at 127.0.0.1:1");
+    assert!(refused.headers.contains_key("retry-after"));
 }
 
 #[tokio::test]
