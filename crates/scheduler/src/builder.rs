@@ -14,9 +14,10 @@ use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use crate::coordinator::{Coordinator, CoordinatorError, MemoryCoordinator};
-use crate::core::{Core, RunIds};
+use crate::core::Core;
 use crate::executor::{ExecutorRegistry, RegisterError};
 use crate::executors;
+use crate::id::RunIds;
 use crate::persist::{Keeper, Owned, coordinate, keep};
 use crate::publish::Teller;
 use crate::schedule::days::Calendars;

@@ -11,7 +11,7 @@ use crate::builder::SchedulerConfig;
 use crate::def::Def;
 use crate::executor::{ExecutorKey, ExecutorRegistry, Registration, RunCell};
 use crate::history::{History, Note, Record, SkipReason};
-use crate::id::RunId;
+use crate::id::{RunId, RunIds};
 use crate::notice::{Notice, NoticeKind};
 use crate::persist::Owned;
 use crate::rare::Rare;
@@ -22,6 +22,7 @@ use crate::timer::{Entry, Kind, Timer};
 use crate::upstream::Caused;
 use crate::view::{RunOrigin, RunOutcome, TaskStatus};
 
+mod adopt;
 mod backfill;
 mod control;
 mod depend;
@@ -31,6 +32,7 @@ mod failures;
 mod finish;
 mod fire;
 mod graph;
+mod held;
 mod index;
 mod passed;
 mod query;
@@ -38,6 +40,7 @@ mod stored;
 mod table;
 mod why;
 
+pub(crate) use adopt::Tails;
 pub(crate) use backfill::{BackfillGround, BackfillPlan};
 pub(crate) use control::{Action, Insert};
 pub(crate) use finish::{Ended, Output};
@@ -48,6 +51,9 @@ pub(crate) use stored::{Batch, Pending, Then};
 
 use index::Index;
 use table::Table;
+
+/// The count that a task's first record has; those that an earlier process has left go below.
+const FIRST_NTH: u32 = 1 << 30;
 
 /// No place.
 pub(crate) const NONE: u32 = u32::MAX;
@@ -219,6 +225,8 @@ pub(crate) struct Core {
     /// Runs that a group has let into the line again, by record, and the group: if one does not take its
     /// place after all, the next of the group does.
     called_up: HashMap<u64, Box<str>>,
+    /// Runs that the store does not have yet, once their turn has come.
+    held_runs: HashMap<u64, Option<Ready>>,
     /// Due tasks by the executor that is absent.
     waiting: HashMap<ExecutorKey, HashSet<u32>>,
     /// Runs by the executor that is absent.
@@ -257,24 +265,6 @@ pub(crate) struct Core {
     pub(crate) running: bool,
 }
 
-/// What the ids of this scheduler's runs begin with.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct RunIds {
-    pub(crate) begun_ms: u64,
-    pub(crate) salt: u32,
-}
-
-impl RunIds {
-    pub(crate) fn id(self, record: u64) -> RunId {
-        RunId::compose(self.begun_ms, self.salt, record)
-    }
-
-    /// The number of the record, if the id is one of this scheduler's.
-    pub(crate) fn record(self, id: RunId) -> Option<u64> {
-        (self.id(id.seq()) == id).then(|| id.seq())
-    }
-}
-
 impl Core {
     pub(crate) fn new(
         config: SchedulerConfig,
@@ -294,6 +284,7 @@ impl Core {
             backlog: BinaryHeap::new(),
             groups: HashMap::new(),
             called_up: HashMap::new(),
+            held_runs: HashMap::new(),
             waiting: HashMap::new(),
             parked: HashMap::new(),
             parked_count: 0,
@@ -418,7 +409,7 @@ impl Core {
         let nth = match self.history.get(slot.last_record) {
             _ if is_once => 0,
             Some(last) => last.nth.saturating_add(1),
-            None => 1,
+            None => FIRST_NTH,
         };
         let record = Record {
             previous: slot.last_record,
@@ -443,17 +434,16 @@ impl Core {
     /// those of busier tasks.
     fn make_room(&mut self, now: Micros) {
         while let Some((number, record)) = self.history.evict(now) {
-            if record.nth == 0 {
-                continue;
-            }
             let slot = self.table.get(record.task).filter(|slot| slot.created == record.incarnation);
-            let Some(slot) = slot else { continue };
-            let newest = match self.history.get(slot.last_record) {
-                Some(newest) => newest.nth,
-                None if slot.last_record == number => record.nth,
-                None => continue,
-            };
-            self.history.keep(number, record, newest);
+            let newest = slot.and_then(|slot| match self.history.get(slot.last_record) {
+                Some(newest) => Some(newest.nth),
+                None => (slot.last_record == number).then_some(record.nth),
+            });
+            let is_once = record.nth == 0 && record.outcome != RunOutcome::Failed;
+            match newest.filter(|_| !is_once) {
+                Some(newest) => self.history.keep(number, record, newest),
+                None => self.history.forget(number),
+            }
         }
     }
 
@@ -516,7 +506,7 @@ impl Core {
             return;
         }
         if let Some(def) = self.table.get(task).and_then(|slot| slot.def.clone()) {
-            let run = Some(self.ids.id(record));
+            let run = Some(self.run_id(record));
             let notice = Notice { def, kind, run, scheduled, at: now, started: NEVER, attempt, origin, text };
             self.notices.push_back(notice);
         }
@@ -557,8 +547,14 @@ impl Core {
         self.waiting.values().map(HashSet::len).sum()
     }
 
-    pub(crate) const fn ids(&self) -> RunIds {
-        self.ids
+    /// The id of a record's run.
+    pub(crate) fn run_id(&self, record: u64) -> RunId {
+        self.history.foreign_id(record).unwrap_or_else(|| self.ids.id(record))
+    }
+
+    /// The number of the record of a run.
+    pub(crate) fn record_number(&self, id: RunId) -> Option<u64> {
+        self.history.foreign_number(id).or_else(|| self.ids.record(id))
     }
 }
 

@@ -9,9 +9,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::builder::SchedulerConfig;
+use crate::id::RunId;
 use crate::schedule::{Micros, span_micros};
 use crate::upstream::Caused;
 use crate::view::{RunOrigin, RunOutcome};
+
+mod foreign;
+
+use foreign::ForeignIds;
 
 /// What is known about a run.
 #[derive(Debug)]
@@ -33,6 +38,13 @@ pub(crate) struct Record {
     pub(crate) note: Option<Box<Note>>,
 }
 
+impl Record {
+    /// Whether the run has failed for good.
+    const fn is_dead(&self) -> bool {
+        matches!(self.outcome, RunOutcome::Failed)
+    }
+}
+
 /// What most records do without.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Note {
@@ -42,6 +54,8 @@ pub(crate) struct Note {
     pub(crate) output: Option<Box<str>>,
     /// The runs of other tasks that let this one go.
     pub(crate) caused: Option<Arc<Caused>>,
+    /// The node that it ran on, where that is another.
+    pub(crate) node: Option<Arc<str>>,
 }
 
 /// What keeps a run from taking place.
@@ -81,8 +95,10 @@ pub(crate) struct SkipReason {
 /// The bounded ring.
 #[derive(Debug)]
 pub(crate) struct History {
-    /// The number of the first record in the ring; numbers begin at one.
+    /// The number of the first record in the ring; numbers begin at [`FIRST`].
     first: u64,
+    /// The lowest number that was given.
+    lowest: u64,
     ring: VecDeque<Record>,
     records_max: usize,
     per_task_max: u32,
@@ -92,9 +108,15 @@ pub(crate) struct History {
     aged: BTreeMap<u64, Record>,
     /// Up to where they have been gone through for ended ones.
     swept: u64,
-    /// The latest few records of recurring tasks that the ring has passed; as many as the ring at the most.
+    /// The latest few records of recurring tasks that the ring has passed, the dead runs, and what earlier
+    /// processes have left; as many as the ring at the most.
     kept: BTreeMap<u64, Record>,
+    /// Ids that do not follow from the number.
+    foreign: ForeignIds,
 }
+
+/// The first record of this process. Those of processes before it go below.
+const FIRST: u64 = 1 << 32;
 
 /// How many ended ones of these are kept.
 const AGED_MAX: usize = 4096;
@@ -106,7 +128,8 @@ const EXPIRE_MAX: usize = 4;
 impl History {
     pub(crate) fn new(config: &SchedulerConfig) -> Self {
         Self {
-            first: 1,
+            first: FIRST,
+            lowest: FIRST,
             ring: VecDeque::new(),
             records_max: config.max_records.max(1),
             per_task_max: u32::try_from(config.max_records_per_task).unwrap_or(u32::MAX),
@@ -114,6 +137,7 @@ impl History {
             aged: BTreeMap::new(),
             swept: 0,
             kept: BTreeMap::new(),
+            foreign: ForeignIds::default(),
         }
     }
 
@@ -132,10 +156,11 @@ impl History {
                 break;
             }
             self.ring.pop_front();
+            self.foreign.remove(self.first);
             self.first += 1;
         }
         while self.kept.first_key_value().is_some_and(|(_, oldest)| self.is_expired(oldest, now)) {
-            self.kept.pop_first();
+            self.drop_oldest_kept();
         }
         while self.ring.len() >= self.records_max {
             let oldest = self.ring.pop_front()?;
@@ -152,31 +177,77 @@ impl History {
         None
     }
 
-    /// Keeps a record past the ring, if it is among the latest few of its task, whose newest is the
-    /// `newest`-th.
+    /// Gives up a record that has been [taken out](History::evict).
+    pub(crate) fn forget(&mut self, number: u64) {
+        self.foreign.remove(number);
+    }
+
+    fn drop_oldest_kept(&mut self) {
+        if let Some((number, _)) = self.kept.pop_first() {
+            self.foreign.remove(number);
+        }
+    }
+
+    /// Keeps a record past the ring, if its run is dead or it is among the latest few of its task, whose
+    /// newest is the `newest`-th.
     pub(crate) fn keep(&mut self, number: u64, record: Record, newest: u32) {
         // Those before it that are not among the latest any more.
         let mut previous = record.previous;
         let mut stale = [0; KEPT_PER_TASK as usize];
         for stale in &mut stale {
             let Some(before) = self.kept.get(&previous) else { break };
-            if newest.wrapping_sub(before.nth) >= KEPT_PER_TASK {
+            if newest.wrapping_sub(before.nth) >= KEPT_PER_TASK && !before.is_dead() {
                 *stale = previous;
             }
             previous = before.previous;
         }
         for number in stale {
             self.kept.remove(&number);
+            self.foreign.remove(number);
         }
-        if newest.wrapping_sub(record.nth) < KEPT_PER_TASK {
+        if newest.wrapping_sub(record.nth) < KEPT_PER_TASK || record.is_dead() {
             self.kept.insert(number, record);
             if self.kept.len() > self.records_max {
-                self.kept.pop_first();
+                self.drop_oldest_kept();
             }
+        } else {
+            self.foreign.remove(number);
         }
     }
 
-    fn is_expired(&self, record: &Record, now: Micros) -> bool {
+    /// Takes a record in that an earlier process has left, as the oldest of all. Tells its number, or
+    /// nothing where there is no room.
+    pub(crate) fn adopt(&mut self, record: Record, id: RunId) -> Option<u64> {
+        if self.kept.len() >= self.records_max || self.lowest <= 1 {
+            return None;
+        }
+        self.lowest -= 1;
+        self.kept.insert(self.lowest, record);
+        self.foreign.insert(self.lowest, id);
+        Some(self.lowest)
+    }
+
+    /// Whether nothing more of an earlier process would be [taken in](History::adopt).
+    pub(crate) fn is_full(&self) -> bool {
+        self.kept.len() >= self.records_max
+    }
+
+    /// The run of this record has an id that another process gave it.
+    pub(crate) fn name(&mut self, number: u64, id: RunId) {
+        self.foreign.insert(number, id);
+    }
+
+    /// The id of a record's run, if another process gave it.
+    pub(crate) fn foreign_id(&self, number: u64) -> Option<RunId> {
+        self.foreign.id(number)
+    }
+
+    /// The record of a run that another process gave its id.
+    pub(crate) fn foreign_number(&self, id: RunId) -> Option<u64> {
+        self.foreign.number(id)
+    }
+
+    pub(crate) fn is_expired(&self, record: &Record, now: Micros) -> bool {
         record.outcome.is_final() && record.ended < now.saturating_sub(self.age_max)
     }
 
@@ -202,6 +273,7 @@ impl History {
         }
         for number in ended.into_iter().flatten() {
             self.aged.remove(&number);
+            self.foreign.remove(number);
         }
     }
 
@@ -215,7 +287,7 @@ impl History {
     pub(crate) fn get_mut(&mut self, number: u64) -> Option<&mut Record> {
         match number.checked_sub(self.first) {
             Some(at) => self.ring.get_mut(usize::try_from(at).ok()?),
-            None => self.aged.get_mut(&number),
+            None => self.aged.get_mut(&number).or_else(|| self.kept.get_mut(&number)),
         }
     }
 
@@ -298,17 +370,42 @@ mod tests {
         for _ in 0..5 {
             last = push(&mut history, record(last, RunOutcome::Completed));
         }
-        assert_eq!(history.chain(last).map(|(number, _)| number).collect::<Vec<_>>(), [6, 5, 4]);
+        assert_eq!(history.chain(last).map(|(number, _)| number - FIRST).collect::<Vec<_>>(), [5, 4, 3]);
         assert_eq!(history.get(running).unwrap().outcome, RunOutcome::Running);
         history.get_mut(running).unwrap().outcome = RunOutcome::Completed;
-        assert!(history.get(2).is_none());
-        assert!(history.get(0).is_none());
-        assert!(history.get(7).is_none());
+        for absent in [0, FIRST - 1, FIRST + 1, FIRST + 6] {
+            assert!(history.get(absent).is_none(), "{absent}");
+        }
         history.get_mut(running).unwrap().outcome = RunOutcome::Running;
         history.bound(&SchedulerConfig { max_records: 1, ..SchedulerConfig::default() });
         last = push(&mut history, record(last, RunOutcome::Completed));
-        assert_eq!(history.chain(last).map(|(number, _)| number).collect::<Vec<_>>(), [7]);
+        assert_eq!(history.chain(last).map(|(number, _)| number - FIRST).collect::<Vec<_>>(), [6]);
         assert!(history.get(running).is_some());
+    }
+
+    #[test]
+    fn dead_runs_outlive_others_and_what_was_left_stands_before_all() {
+        let mut history = history(4);
+        let last = push(&mut history, record(0, RunOutcome::Completed));
+        let left: Vec<u64> = (1..=5)
+            .filter_map(|id| history.adopt(record(0, RunOutcome::Completed), RunId::from_u128(id)))
+            .collect();
+        assert_eq!(left, [FIRST - 1, FIRST - 2, FIRST - 3, FIRST - 4], "as many as there is room for");
+        assert_eq!(history.newest_below(last).map(|(number, _)| number), Some(FIRST - 1));
+        assert_eq!(history.foreign_number(RunId::from_u128(2)), Some(FIRST - 2));
+        assert_eq!(history.foreign_id(FIRST - 4), Some(RunId::from_u128(4)));
+        let dead = push(&mut history, record(last, RunOutcome::Failed));
+        let mut newest = 1;
+        for _ in 0..40 {
+            newest += 1;
+            while let Some((number, record)) = history.evict(0) {
+                history.keep(number, record, newest + 10);
+            }
+            history.push(Record { nth: newest, ..record(0, RunOutcome::Completed) });
+        }
+        assert!(history.get(dead).is_some(), "kept by its outcome alone");
+        assert!(history.get(FIRST - 4).is_none(), "the oldest makes room for it");
+        assert_eq!(history.foreign_number(RunId::from_u128(4)), None, "and its id is forgotten");
     }
 
     #[test]

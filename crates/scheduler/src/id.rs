@@ -67,6 +67,24 @@ impl RunId {
     }
 }
 
+/// What the ids of this scheduler's runs begin with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RunIds {
+    pub(crate) begun_ms: u64,
+    pub(crate) salt: u32,
+}
+
+impl RunIds {
+    pub(crate) fn id(self, record: u64) -> RunId {
+        RunId::compose(self.begun_ms, self.salt, record)
+    }
+
+    /// The number of the record, if the id is one of this scheduler's.
+    pub(crate) fn record(self, id: RunId) -> Option<u64> {
+        (self.id(id.seq()) == id).then(|| id.seq())
+    }
+}
+
 /// 42 bits: four million million runs of one scheduler.
 const SEQ_MASK: u64 = (1 << 42) - 1;
 

@@ -13,11 +13,11 @@ use tokio::sync::{Notify, oneshot};
 use tracing::{debug, warn};
 
 use crate::coordinator::{Assignment, Coordinator, Grant, Membership};
-use crate::core::{Batch, Core, Pending, Then};
+use crate::core::{Batch, Core, Pending, Tails, Then};
 use crate::error::TaskError;
 use crate::schedule::floor_micros;
 use crate::scheduler::Inner;
-use crate::store::{Change, Commit, Loaded, StoreError, TaskStore};
+use crate::store::{Change, Commit, Loaded, Records, StoreError, TaskStore};
 use crate::view::{ClusterStatus, StoreStatus};
 
 /// Which shards this node holds.
@@ -238,10 +238,26 @@ impl Inner {
                 None => break,
             }
         }
+        self.take_over_records(keeper, &shards).await?;
         if let Some(owned) = &mut self.core().owned {
             owned.epochs.extend(grants.iter().map(|grant| (grant.shard, grant.epoch)));
         }
         Ok(())
+    }
+
+    /// Takes in the records that there are of the tasks of these shards, as far as there is room.
+    async fn take_over_records(&self, keeper: &Keeper, shards: &[u32]) -> Result<(), StoreError> {
+        let mut tails = Tails::default();
+        let mut cursor = None;
+        loop {
+            let Records { runs, next } = keeper.store.history(shards, cursor.as_deref(), PAGE).await?;
+            let now = floor_micros(self.clock.now());
+            let has_room = self.core().adopt(runs, &mut tails, self.node(), now);
+            match next {
+                Some(next) if has_room => cursor = Some(next),
+                _ => return Ok(()),
+            }
+        }
     }
 }
 

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use runtime::{SharedClock, TaskOwner};
-use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
@@ -13,17 +12,17 @@ use tracing::warn;
 
 use crate::builder::{BuildError, SchedulerBuilder, SchedulerConfig};
 use crate::core::{Action, Core, Ended, Insert, TaskSnapshot};
-use crate::def::{Def, payload_text};
+use crate::def::Def;
 use crate::dispatch::{drive, work};
 use crate::error::TaskError;
 use crate::executor::{ExecutorGuard, ExecutorRegistry};
 use crate::persist::Keeper;
 use crate::publish::{BATCH, Teller};
 use crate::schedule::days::Calendars;
-use crate::schedule::{Micros, floor_micros, timestamp};
+use crate::schedule::{Micros, floor_micros};
 use crate::spec::TaskSpec;
 use crate::store::{Change, StoreError};
-use crate::view::{ExecutorInfo, RunView, TaskView};
+use crate::view::{ExecutorInfo, TaskView};
 
 mod backfill;
 mod bulk;
@@ -32,6 +31,7 @@ mod metered;
 mod owned;
 mod query;
 mod transfer;
+mod trigger;
 
 pub use dry_run::DryRun;
 pub use transfer::Import;
@@ -485,33 +485,6 @@ impl Scheduler {
             Err(error) => Err(refused(&id, error)),
         };
         inner.change(keeper, preview, then).await
-    }
-
-    /// Runs a task now, beside its schedule; `payload` stands in for its own. The answer is the record of a
-    /// run that is under way, or in line.
-    ///
-    /// # Errors
-    ///
-    /// If there is no such task, its state does not allow it, or a run is under way and the overlap policy
-    /// allows no other.
-    pub async fn trigger(&self, id: &str, payload: Option<Value>) -> Result<RunView, TaskError> {
-        let inner = &self.inner;
-        let payload = payload.as_ref().map(|payload| payload_text("payload", payload)).transpose()?;
-        // A null in place of a payload is a payload all the same.
-        let payload = payload.map(|text| text.map_or_else(|| "null".into(), Arc::from));
-        // Each caller's run has a time of its own, so that no two share a key; calls within one microsecond
-        // wait for theirs, so that none runs before it.
-        let at = inner.core().trigger_time(inner.now());
-        inner.clock.sleep_until(timestamp(at)).await;
-        let now = inner.now();
-        let (snapshot, wanted) = {
-            let mut core = inner.core();
-            let record = core.trigger(id, payload, at, now)?;
-            (core.run_snapshot(record), core.wanted_at(now))
-        };
-        inner.nudge(wanted);
-        inner.tell();
-        snapshot.map(|run| run.view(&inner.node)).ok_or_else(|| TaskError::NotFound(id.to_owned()))
     }
 
     /// What can run tasks.

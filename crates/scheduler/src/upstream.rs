@@ -64,6 +64,20 @@ impl Caused {
         Self { by, chain: last.chain }
     }
 
+    /// What is left of them in a record: their ids.
+    pub(crate) fn known_by_ids(chain: RunId, runs: &[RunId]) -> Self {
+        let run = |run: &RunId| UpstreamRun {
+            task: String::new(),
+            run: *run,
+            chain,
+            outcome: RunOutcome::Completed,
+            error: None,
+            output_json: None,
+            output_too_large: false,
+        };
+        Self { by: runs.iter().map(run).map(Arc::new).collect(), chain }
+    }
+
     /// The task's payload with the outputs put in that it asks for, if it asks for any.
     pub(crate) fn payload(&self, def: &Def) -> Result<Option<Arc<str>>, String> {
         let mut payload = None;

@@ -365,20 +365,20 @@ impl Core {
         self.last_trigger
     }
 
-    /// Begins a run now. Tells the number of its record.
+    /// Begins a run now. Tells the number of its record, and whether it will be run.
     pub(crate) fn trigger(
         &mut self,
         id: &str,
         payload: Option<Arc<str>>,
         at: Micros,
         now: Micros,
-    ) -> Result<u64, TaskError> {
+    ) -> Result<(u64, bool), TaskError> {
         let task = self.check_trigger(id)?;
         self.seen(now);
         let cause = Cause { origin: RunOrigin::Trigger, payload, by: None };
-        let (record, _) = self.begin(task, at, at, cause, now);
+        let begun = self.begin(task, at, at, cause, now);
         self.settle(task);
-        Ok(record)
+        Ok(begun)
     }
 
     /// What a replacement will come to, for the store.

@@ -122,7 +122,7 @@ impl Core {
             let caused = record.note.take().and_then(|note| note.caused);
             if error.is_some() || output.is_some() || caused.is_some() {
                 record.note =
-                    Some(Box::new(Note { error: error.clone(), skip_reason: None, output, caused }));
+                    Some(Box::new(Note { error: error.clone(), output, caused, ..Note::default() }));
             }
         }
         if self.tells {

@@ -260,6 +260,11 @@ impl Core {
             return;
         }
         let Some(def) = slot.def.clone() else { return };
+        let ready = match self.is_held(ready) {
+            Ok(()) => return,
+            Err(ready) => ready,
+        };
+        let Some(slot) = self.table.get_mut(ready.task) else { return };
         if slot.flags & flag::PAUSED != 0 && ready.cause.origin != RunOrigin::Trigger {
             // It has been paused since; the run waits for the end of that with others of the task.
             slot.active_count -= 1;
@@ -320,7 +325,7 @@ impl Core {
         retry_at: Micros,
     ) -> (u32, Arc<RunCell>) {
         let cell = Arc::new(RunCell {
-            id: self.ids.id(ready.record),
+            id: self.run_id(ready.record),
             def,
             payload: ready.cause.payload,
             scheduled: ready.scheduled,
@@ -375,12 +380,11 @@ impl Core {
             self.retries_waiting.push(entry.index);
             return;
         };
-        let ids = self.ids;
         let Some(run) = self.active_run_mut(entry.index) else { return };
         run.attempt += 1;
         run.retry_at = NEVER;
         let cell = Arc::new(RunCell {
-            id: ids.id(run.record),
+            id: run.cell.id,
             def: Arc::clone(&def),
             payload: run.cell.payload.clone(),
             scheduled: run.cell.scheduled,

@@ -230,7 +230,7 @@ impl Core {
         let record = self.history.get(number)?;
         let slot = self.table.get(record.task).filter(|slot| slot.created == record.incarnation)?;
         Some(RunSnapshot {
-            id: self.ids.id(number),
+            id: self.run_id(number),
             def: slot.def.clone()?,
             incarnation: record.incarnation,
             scheduled: record.scheduled,
@@ -285,7 +285,7 @@ impl Core {
             if page.len() < limit {
                 page.extend(self.run_snapshot(number));
             } else if next.is_none() {
-                next = page.last().and_then(|run: &RunSnapshot| self.ids.record(run.id));
+                next = page.last().and_then(|run: &RunSnapshot| self.record_number(run.id));
             }
         }
         (page, total, next)
@@ -299,7 +299,7 @@ impl Core {
             let is_wanted = filter.outcome.is_none_or(|outcome| record.outcome == outcome)
                 && filter.chain.is_none_or(|chain| {
                     let by = record.note.as_ref().and_then(|note| note.caused.as_ref());
-                    by.map_or_else(|| self.ids.id(number), |by| by.chain) == chain
+                    by.map_or_else(|| self.run_id(number), |by| by.chain) == chain
                 });
             if !is_wanted {
                 continue;
@@ -312,7 +312,7 @@ impl Core {
             if search.found.len() < limit {
                 search.found.push(run);
             } else if search.next.is_none() {
-                search.next = search.found.last().and_then(|run| self.ids.record(run.id));
+                search.next = search.found.last().and_then(|run| self.record_number(run.id));
             }
         }
         false
@@ -457,7 +457,7 @@ impl RunSnapshot {
             scheduled_for: timestamp(self.scheduled),
             started_at: time(self.started),
             ended_at: time(self.ended),
-            node: node.to_owned(),
+            node: note.node.as_deref().unwrap_or(node).to_owned(),
             attempt: u32::from(self.attempt),
             origin: self.origin,
             outcome: self.outcome,

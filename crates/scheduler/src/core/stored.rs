@@ -31,7 +31,7 @@ pub(crate) enum Pending {
     /// A task's state is another than the store knows.
     State { task: u32 },
     /// A run has begun, or waits for its next attempt.
-    Open { task: u32, record: u64, attempt: u16, retry_at: Micros, cause: Box<Cause> },
+    Open { task: u32, record: u64, attempt: u16, retry_at: Micros, cause: Box<Cause>, then: Option<Then> },
     /// The end of a run, with the task's state after it.
     Run { task: u32, run: Box<RunSnapshot> },
 }
@@ -130,7 +130,7 @@ impl Core {
     ) {
         if self.owned.is_some() {
             let cause = Box::new(cause());
-            self.pending.push_back(Pending::Open { task, record, attempt, retry_at, cause });
+            self.pending.push_back(Pending::Open { task, record, attempt, retry_at, cause, then: None });
         }
     }
 
@@ -195,7 +195,7 @@ impl Core {
                     let Some(change) = self.state_change(task) else { continue };
                     (change, None)
                 }
-                Pending::Open { task, record, attempt, retry_at, cause } => {
+                Pending::Open { task, record, attempt, retry_at, cause, then } => {
                     // A run that is over within the batch is told by its end, unless others of its task are
                     // too: the store then needs to know that it is none of them.
                     let is_over = self.history.get(record).is_none_or(|record| record.outcome.is_final());
@@ -212,7 +212,7 @@ impl Core {
                         // Backwards: it comes after the run.
                         batch.push(self.owned.as_ref(), state, None);
                     }
-                    (change, None)
+                    (change, then)
                 }
                 Pending::Run { task, run } => {
                     let is_there = self.table.get(task).is_some_and(|slot| slot.created == run.incarnation);
@@ -239,7 +239,7 @@ impl Core {
         let known = self.history.get(record).filter(|record| record.incarnation == slot.created)?;
         let by = cause.by.as_deref();
         let run = OpenRun {
-            id: self.ids.id(record),
+            id: self.run_id(record),
             scheduled_for: timestamp(known.scheduled),
             origin: cause.origin,
             attempt: u32::from(attempt),
@@ -264,6 +264,7 @@ impl Core {
         let cause = Cause { origin: open.origin, payload, by };
         let note = cause.by.clone().map(|by| Note { caused: Some(by), ..Note::default() });
         let record = self.open_record(task, open.origin, RunOutcome::Queued, scheduled, NEVER, 1, note);
+        self.history.name(record, open.id);
         let Some(slot) = self.table.get_mut(task) else { return };
         let Some(def) = slot.def.clone() else { return };
         let ready = Ready {

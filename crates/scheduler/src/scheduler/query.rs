@@ -147,7 +147,7 @@ impl Scheduler {
     pub async fn run(&self, id: RunId) -> Result<RunView, TaskError> {
         let snapshot = {
             let core = self.inner.core();
-            core.ids().record(id).and_then(|number| core.run_snapshot(number))
+            core.record_number(id).and_then(|number| core.run_snapshot(number))
         };
         snapshot.map(|run| run.view(&self.inner.node)).ok_or_else(|| TaskError::RunNotFound(id.to_string()))
     }

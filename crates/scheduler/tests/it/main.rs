@@ -15,6 +15,7 @@ mod policies;
 #[cfg(feature = "test-util")]
 mod ports;
 mod promises;
+mod restart;
 mod runs;
 #[cfg(feature = "test-util")]
 mod simulation;

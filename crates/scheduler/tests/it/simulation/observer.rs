@@ -99,6 +99,8 @@ impl Observed {
         if *self.keys.entry(key).or_insert(run.run_id()) != run.run_id() {
             self.blame(run, "promise 3: a second run of one key");
         }
+        // An attempt that was planned before a crash is made, though the task allows fewer by now.
+        let was_planned = !self.runs.contains_key(&run.run_id());
         let seen = self.runs.entry(run.run_id()).or_insert(Seen {
             task: task.clone(),
             // A run that a crash has cut off goes on with the attempt that was under way.
@@ -131,7 +133,7 @@ impl Observed {
             if rules.overlap != Overlap::Allow && executing > 1 {
                 self.blame(run, &format!("{executing} at once under {:?}", rules.overlap));
             }
-            if run.attempt() > rules.attempts {
+            if run.attempt() > rules.attempts && !was_planned {
                 self.blame(run, "tried too often");
             }
             if let Some((group, limit)) = rules.group {
