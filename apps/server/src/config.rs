@@ -14,7 +14,7 @@ use plugin_manager::ManagerConfig;
 use scheduler::SCHEDULER;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use telemetry::{LogFilter, LogFormat};
+use telemetry::{LogFilter, LogFormat, OTEL_VARIABLES, OtlpConfig};
 
 use self::problems::{Problems, without_problems};
 use crate::flags::{Flags, setting};
@@ -44,6 +44,8 @@ pub(crate) struct HostConfig {
     pub(crate) node: String,
     pub(crate) log: LogConfig,
     pub(crate) manager: ManagerConfig,
+    /// Where traces, metrics and logs go.
+    pub(crate) telemetry: OtlpConfig,
     /// One section for each plugin.
     pub(crate) plugins: Map<String, Value>,
 }
@@ -56,6 +58,7 @@ impl Default for HostConfig {
             node: "local".to_owned(),
             log: LogConfig::default(),
             manager: ManagerConfig::default(),
+            telemetry: OtlpConfig::default(),
             plugins: Map::new(),
         }
     }
@@ -126,7 +129,7 @@ pub(crate) async fn load(
     variables: impl IntoIterator<Item = (String, String)>,
     sections: &BTreeMap<String, Option<ConfigSpec>>,
 ) -> anyhow::Result<Loaded> {
-    let environment = EnvSource::new(variables, SHORT_NAMES);
+    let environment = EnvSource::new(variables, SHORT_NAMES.iter().chain(OTEL_VARIABLES).copied());
     let mut problems = Problems::new(&environment, flags);
     let mut settings = Settings::new();
     settings.set_layer(Layer::Default, "built in", defaults()?);
@@ -174,6 +177,9 @@ fn read_host(settings: &Settings) -> Result<HostConfig, ConfigError> {
     host.manager.check().map_err(|error| error.under("manager"))?;
     host.log.filter()?;
     host.log.format(host.env)?;
+    host.telemetry
+        .check()
+        .map_err(|error| ConfigError::invalid(format!("telemetry.{}", error.key), error.detail))?;
     Ok(host)
 }
 
@@ -205,6 +211,7 @@ fn defaults() -> anyhow::Result<Map<String, Value>> {
         "node": host.node,
         "log": { "level": host.log.level },
         "manager": host.manager,
+        "telemetry": host.telemetry,
     });
     match values {
         Value::Object(values) => Ok(values),
@@ -217,6 +224,12 @@ fn known_keys(settings: &Settings, sections: &BTreeMap<String, Option<ConfigSpec
     let mut known = Settings::new();
     known.set_layer(Layer::Default, "", settings.layer(Layer::Default).cloned().unwrap_or_default());
     known.set_section(Layer::Default, &["log", "format"], Some(Value::Null));
+    for (_, key) in OTEL_VARIABLES {
+        let path: Vec<&str> = key.split('.').collect();
+        if known.origin(&path).is_none() {
+            known.set_section(Layer::Default, &path, Some(Value::Null));
+        }
+    }
     for (name, spec) in sections {
         let properties = spec.as_ref().and_then(|spec| spec.schema().get("properties")?.as_object());
         let keys = properties.into_iter().flat_map(Map::keys).map(|key| (key.clone(), Value::Null));

@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use plugin_core::BoxError;
-use runtime::Shutdown;
-use telemetry::{CATALOG, Metrics, Telemetry};
+use runtime::{Shutdown, ShutdownReason};
+use telemetry::{CATALOG, Metrics, Otlp, OtlpIdentity, Telemetry};
 use tokio::runtime::Runtime;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::config::{self, Loaded};
 use crate::flags::Flags;
@@ -91,12 +91,32 @@ async fn serve_on(
     // Signals are listened to before anything starts, so that none gets lost.
     let shutdown = Shutdown::new();
     let asked = shutdown.wait()?;
-    tokio::pin!(asked);
 
     // First of all: a counter that is taken earlier would count nothing.
     let telemetry = install_telemetry(&loaded)?;
+    let outcome = run_host(loaded, host, &telemetry, plugins, (&shutdown, asked)).await;
+    if let Err(error) = &outcome {
+        error!(error = %format_args!("{error:#}"), "the server ends");
+    }
+    // Whatever the outcome: what is known about a start that failed is wanted most.
+    let flushed = telemetry.shutdown(FLUSH).await;
+    if !flushed.is_clean() {
+        warn!(?flushed, "telemetry was not flushed whole");
+    }
+    outcome
+}
+
+/// Puts the host together, starts it, and stops it when it is asked to.
+async fn run_host(
+    loaded: Loaded,
+    host: Host,
+    telemetry: &Telemetry,
+    plugins: &Runtime,
+    (shutdown, asked): (&Shutdown, impl Future<Output = ShutdownReason>),
+) -> anyhow::Result<()> {
+    tokio::pin!(asked);
     let deadline = loaded.host.manager.shutdown_deadline;
-    let host = wiring::assemble(loaded, host, &telemetry, plugins.handle()).await?;
+    let host = wiring::assemble(loaded, host, telemetry, plugins.handle()).await?;
     let served = async {
         tokio::select! {
             address = host.start() => say(&greeting(address?)),
@@ -116,22 +136,28 @@ async fn serve_on(
         () = host.stop(deadline.saturating_sub(FLUSH)) => {}
         _ = again => warn!("asked to end a second time: not waiting any longer"),
     }
-    let flushed = telemetry.shutdown(FLUSH).await;
-    if !flushed.is_clean() {
-        warn!(?flushed, "telemetry was not flushed whole");
-    }
     outcome
 }
 
 fn install_telemetry(loaded: &Loaded) -> anyhow::Result<Telemetry> {
     let host = &loaded.host;
-    let metrics = Metrics::builder().describe(CATALOG).build_info("gantry-server", env!("CARGO_PKG_VERSION"));
-    Telemetry::builder()
+    let version = env!("CARGO_PKG_VERSION");
+    let metrics = Metrics::builder().describe(CATALOG).build_info("gantry-server", version);
+    let mut builder = Telemetry::builder()
         .metrics(metrics.build())
         .log_format(host.log.format(host.env)?)
-        .log_filter(host.log.filter()?)
-        .install()
-        .context("set up logs and metrics")
+        .log_filter(host.log.filter()?);
+    let identity = OtlpIdentity {
+        version: version.to_owned(),
+        attributes: vec![
+            ("service.instance.id", host.node.clone()),
+            ("deployment.environment.name", host.env.as_str().to_owned()),
+        ],
+    };
+    if let Some(otlp) = Otlp::start(&host.telemetry, identity).context("set up the export of telemetry")? {
+        builder = builder.exporter(otlp);
+    }
+    builder.install().context("set up logs and metrics")
 }
 
 fn greeting(address: SocketAddr) -> String {

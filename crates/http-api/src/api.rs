@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body_util::Limited;
 use management::{Caller, Claim, Idempotent, Management, Origin, Problem, ProblemKind, StoredAnswer};
 use runtime::{CancellationToken, TaskOwner};
-use telemetry::TraceContext;
+use telemetry::{Sampler, TraceContext};
 use tokio::sync::Semaphore;
 use tower_service::Service;
 
@@ -113,7 +113,7 @@ impl Api {
         let started = Instant::now();
         let headers = request.headers();
         let incoming = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok());
-        let trace = TraceContext::continued(incoming, false);
+        let (trace, _) = Sampler::OFF.continued(incoming);
         let request_id = headers.get(REQUEST_ID).filter(|id| is_request_id(id)).cloned();
         let method = request.method().clone();
         let known = conditional::known(&method, headers);
@@ -129,7 +129,7 @@ impl Api {
             dry_run?;
             self.answer(request, &scope).await
         };
-        let answered = AssertUnwindSafe(answer).catch_unwind().await;
+        let answered = AssertUnwindSafe(trace.scope(answer)).catch_unwind().await;
         let mut response = match answered {
             Ok(Ok(response)) => response,
             Ok(Err(refusal)) => refused(refusal),
@@ -153,7 +153,7 @@ impl Api {
         }
         headers.entry(header::X_CONTENT_TYPE_OPTIONS).or_insert(NOSNIFF);
         let route = scope.template(&self.inner.shared.paths).unwrap_or_default();
-        measure::record(&method, route, response.status(), started.elapsed());
+        trace.in_scope(|| measure::record(&method, route, response.status(), started.elapsed()));
         response
     }
 

@@ -69,6 +69,8 @@ fn is_secret(path: &str, schema_says: impl Fn(&str, &[&str]) -> Option<bool>) ->
         ["password", "secret", "token", "credential", "private", "api_key", "apikey"]
             .iter()
             .any(|s| key.contains(s))
+            // Of requests to others: those that authenticate have any name.
+            || key == "headers"
     };
     keys.iter().any(sounds_secret)
 }
@@ -107,9 +109,12 @@ mod tests {
             assert_eq!(is_secret(path, says), secret, "{path}");
         }
         let unknown = |_: &str, _: &[&str]| None;
-        for (path, secret) in
-            [("plugins.gone.Password", true), ("telemetry.auth_token", true), ("scheduler.auto_start", false)]
-        {
+        for (path, secret) in [
+            ("plugins.gone.Password", true),
+            ("telemetry.auth_token", true),
+            ("telemetry.logs.headers.x", true),
+            ("scheduler.auto_start", false),
+        ] {
             assert_eq!(is_secret(path, unknown), secret, "{path}");
         }
     }

@@ -1,4 +1,4 @@
-//! Clock, owned tasks, deadlines and shutdown: what every Gantry crate needs, and nothing else.
+//! Clock, owned tasks, deadlines, shutdown and trace context: what every Gantry crate needs, and nothing else.
 //!
 //! Layer 0. Invariants of this crate:
 //!
@@ -26,6 +26,7 @@ mod duration;
 mod guard;
 mod shutdown;
 mod tasks;
+mod trace;
 
 pub use clock::{Clock, SharedClock, Sleep, SystemClock, VirtualClock};
 pub use duration::{DurationText, ParseDurationError, duration_text, format_duration, parse_duration};
@@ -34,3 +35,4 @@ pub use jiff::Timestamp;
 pub use shutdown::{Shutdown, ShutdownReason};
 pub use tasks::{ShutdownReport, TaskOwner};
 pub use tokio_util::sync::CancellationToken;
+pub use trace::{InTrace, Sampler, SpanId, TraceContext, TraceContextError, TraceId};

@@ -174,6 +174,16 @@ pub const CATALOG: &[Described] = &[
         "Due times that were left out: `overlap`, `missed`, `dependency` or `backoff`.",
     ),
     gauge("scheduler_tasks_total", &["status"], "Tasks that the scheduler holds, by state."),
+    counter(
+        "telemetry_export_lost_total",
+        &["reason", "signal"],
+        "Spans, log records and data points that did not reach the collector, by reason.",
+    ),
+    counter(
+        "telemetry_exported_total",
+        &["signal"],
+        "Spans, log records and data points that the collector has taken.",
+    ),
 ];
 
 /// Where `snapshot` and `described` do not agree: a metric of another kind, a label too many, a metric

@@ -1,14 +1,14 @@
 //! The seam where an exporter such as OTLP attaches.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use tracing_subscriber::Registry;
 use tracing_subscriber::layer::Layer;
 
 use crate::Metrics;
 
-/// A layer of the program's subscriber: it sees spans and events.
-///
-/// It brings its own filter: the level of the logs does not apply to it.
+/// A layer of the program's subscriber.
 pub type BoxedLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
 /// Takes telemetry out of the process: traces and logs through a layer, metrics through snapshots.
@@ -21,12 +21,19 @@ pub trait Exporter: Send + Sync + 'static {
     /// What it is called in logs and in the report of the shutdown.
     fn name(&self) -> &str;
 
-    /// The layer through which it sees spans and events; asked for once, before anything is logged.
+    /// The layer through which it sees spans and events; asked for once, before anything is logged. It brings
+    /// its own filter: the level of the logs does not apply to it.
     ///
-    /// A layer that gives spans ids of its own puts a [`TraceContext`](crate::TraceContext) into the
-    /// span's extensions: log lines, exemplars and [`TraceContext::current`](crate::TraceContext::current)
-    /// take it from there. It runs after the one that reads the field `traceparent`, and has the last word.
+    /// It runs after the one that reads the field `traceparent` and puts the
+    /// [`TraceContext`](crate::TraceContext) that stands there into the span's extensions. What it puts there
+    /// in its place has the last word: log lines, exemplars and
+    /// [`TraceContext::current`](crate::TraceContext::current) take it from there.
     fn layer(&self) -> Option<BoxedLayer> {
+        None
+    }
+
+    /// The layer through which it sees what is logged, and nothing else; asked for once, like the other.
+    fn log_layer(&self) -> Option<BoxedLayer> {
         None
     }
 
@@ -36,12 +43,12 @@ pub trait Exporter: Send + Sync + 'static {
         drop(metrics);
     }
 
-    /// Sends what is still held, and ends. Dropped at its next await when the deadline passes.
+    /// Sends what is still held, and ends, within the deadline. Dropped at its next await if it does not.
     ///
     /// # Errors
     ///
     /// What was lost, and why.
-    async fn shutdown(&self) -> Result<(), ExportError>;
+    async fn shutdown(&self, deadline: Duration) -> Result<(), ExportError>;
 }
 
 /// Why an exporter could not send all it held.

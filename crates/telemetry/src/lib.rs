@@ -45,19 +45,30 @@ mod format;
 mod histogram;
 mod logs;
 mod names;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod own;
 mod process;
 mod registry;
 mod snapshot;
+mod spans;
 mod telemetry;
-mod trace;
+#[cfg(feature = "test-util")]
+#[expect(clippy::panic, reason = "a collector for tests fails them")]
+pub mod testing;
 
 pub use catalog::{CATALOG, Described, contradictions};
 pub use export::{BoxedLayer, ExportError, Exporter};
 pub use format::Format;
 pub use histogram::{Buckets, BucketsError};
 pub use logs::{LogFilter, LogFilterError, LogFormat, LogLevels, LogLevelsGone, UnknownLogFormat};
+#[cfg(feature = "otlp")]
+pub use otlp::{
+    Compression, ExporterKind, Headers, Millis, OTEL_VARIABLES, Otlp, OtlpConfig, OtlpConfigError, OtlpError,
+    OtlpIdentity, Pairs, Protocol, SamplerKind, SignalConfig,
+};
 pub use registry::{CollectorGuard, Metrics, MetricsBuilder, RecorderTaken};
+// The context itself is everybody's.
+pub use runtime::{Sampler, SpanId, TraceContext, TraceContextError, TraceId};
 pub use snapshot::{Exemplar, Family, HistogramValue, Labels, MetricKind, Series, Snapshot, Value};
 pub use telemetry::{FlushReport, InstallError, Telemetry, TelemetryBuilder};
-pub use trace::{SpanId, TraceContext, TraceContextError, TraceId};

@@ -18,7 +18,7 @@ use crate::catalog::CATALOG;
 use crate::export::{BoxedLayer, Exporter};
 use crate::logs::{self, LogFilter, LogFormat, LogLevels};
 use crate::registry::{Metrics, RecorderTaken};
-use crate::trace::{CarriesTrace, TraceLayer};
+use crate::spans::{CarriesTrace, TraceLayer};
 
 /// The telemetry of a program: its logs, its metrics, and what takes them elsewhere.
 ///
@@ -62,7 +62,9 @@ impl Telemetry {
             let runtime = Handle::current();
             async move {
                 let name = exporter.name().to_owned();
-                let flush = async move { exporter.shutdown().await };
+                // Some time is left for it to say what it lost.
+                let own = deadline.mul_f32(0.8);
+                let flush = async move { exporter.shutdown(own).await };
                 let result = match runtime::guarded(&runtime, deadline, flush).await {
                     Ok(Ok(())) => return None,
                     Ok(Err(error)) => error.to_string(),
@@ -159,15 +161,18 @@ impl TelemetryBuilder {
     #[must_use]
     pub fn build(self) -> Telemetry {
         let metrics = self.metrics.unwrap_or_else(|| Metrics::builder().describe(CATALOG).build());
-        let (levels, filter) = LogLevels::new(self.filter);
+        let levels = LogLevels::new(self.filter);
         let lines = logs::layer(self.format, self.writer);
         let mut layers: Vec<BoxedLayer> = vec![
             TraceLayer.with_filter(CarriesTrace).boxed(),
             // Spans that carry a trace are let through at any log level, so that the lines that are
             // written know their trace.
-            lines.with_filter(filter.or(CarriesTrace)).boxed(),
+            lines.with_filter(levels.follower().or(CarriesTrace)).boxed(),
         ];
-        layers.extend(self.exporters.iter().filter_map(|exporter| exporter.layer()));
+        for exporter in &self.exporters {
+            layers.extend(exporter.layer());
+            layers.extend(exporter.log_layer().map(|layer| layer.with_filter(levels.follower()).boxed()));
+        }
         for exporter in &self.exporters {
             exporter.attach(metrics.clone());
         }

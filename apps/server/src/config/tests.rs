@@ -30,6 +30,37 @@ async fn the_schedulers_section_has_a_short_name() {
     assert!(load_with(&twice, &[]).await.is_err());
 }
 
+#[tokio::test]
+async fn the_variables_of_opentelemetry_stand_for_the_telemetry_section() {
+    let variables = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20x,tenant=a"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "2500"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=stage,team=a"),
+        ("OTEL_TRACES_SAMPLER", "traceidratio"),
+        ("OTEL_TRACES_SAMPLER_ARG", "0.25"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "100"),
+        ("OTEL_LOGS_EXPORTER", "none"),
+        ("OTEL_SDK_DISABLED", ""),
+    ];
+    let loaded = load_with(&["--set", "telemetry.sampler_ratio=0.5"], &variables).await.unwrap();
+    let telemetry = &loaded.host.telemetry;
+    assert_eq!(telemetry.endpoint.as_deref(), Some("http://collector:4317"));
+    assert_eq!(telemetry.headers.0.0["authorization"], "Bearer x");
+    assert_eq!(telemetry.timeout.0.as_millis(), 2500);
+    assert_eq!(telemetry.resource_attributes.0["team"], "a");
+    assert_eq!(telemetry.sampler(), telemetry::Sampler::ratio(0.5).ignoring_parent());
+    assert_eq!(telemetry.traces.interval.0.as_millis(), 100);
+    assert_eq!(telemetry.logs.interval.0.as_secs(), 1, "what is not said is as built in");
+    assert!(!telemetry.disabled, "an empty variable is none");
+    assert_eq!(loaded.settings.origin(&["telemetry", "endpoint"]).unwrap().layer, Layer::Environment);
+    let wrong = [("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317")];
+    let error = format!("{:#}", load_with(&[], &wrong).await.unwrap_err());
+    let expected = "OTEL_EXPORTER_OTLP_ENDPOINT: `telemetry.endpoint`: must be an `http` or `https` URL";
+    assert!(error.contains(expected), "{error}");
+}
+
 /// The file that people read has every key, with the default that is in force without it.
 #[tokio::test]
 async fn the_sample_file_says_what_is_built_in() {
@@ -60,6 +91,9 @@ async fn promise_10_what_is_wrong_is_named() {
         (["--set", "log.level=lout"], "`log.level`: "),
         (["--set", "log.format=xml"], "`log.format`: "),
         (["--set", "env=staging"], "`env`: "),
+        (["--set", "telemetry.logs.headerz=a=b"], "did you mean `headers`?"),
+        (["--set", "telemetry.sampler_ratio=2"], "`telemetry.sampler_ratio`: must be from 0 to 1"),
+        (["--set", "telemetry.sampler=rarely"], "`telemetry.sampler`: "),
         (["--set", "node="], "`node`: is empty"),
         (["--set", "data_dir="], "`data_dir`: is empty"),
         (["--set", "manager.drain_deadline=5"], "expected a duration such as `500ms`"),

@@ -5,19 +5,19 @@ use std::io::IsTerminal;
 use std::str::FromStr;
 
 use tracing::{Event, Subscriber};
-use tracing_subscriber::fmt::format::{Format, Json, JsonFields, Writer};
+use tracing_subscriber::fmt::format::{Format, Full, Json, JsonFields, Writer};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::Layer;
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::trace::trace_of_event;
+use crate::TraceContext;
 
 /// What a log line looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// One line for a person, coloured on a terminal.
+    /// One line for a person, coloured on a terminal, with `trace_id` at its end where a trace is known.
     #[default]
     Pretty,
     /// One JSON object a line: `timestamp`, `level`, `target`, `fields` (with `message`), the fields of
@@ -66,7 +66,9 @@ where
     let writer = writer.unwrap_or_else(|| BoxMakeWriter::new(std::io::stderr));
     let layer = tracing_subscriber::fmt::layer().with_writer(writer);
     match format {
-        LogFormat::Pretty => layer.with_ansi(ansi).boxed(),
+        LogFormat::Pretty => {
+            layer.with_ansi(ansi).event_format(WithTrace(Format::default().with_ansi(ansi))).boxed()
+        }
         LogFormat::Json => {
             let json = Format::default().json().with_current_span(false).with_span_list(true);
             layer.with_ansi(false).fmt_fields(JsonFields::new()).event_format(WithTrace(json)).boxed()
@@ -74,13 +76,35 @@ where
     }
 }
 
-/// Puts the ids of the trace first in the JSON object that the library writes.
-struct WithTrace(Format<Json>);
+/// Puts the ids of the trace into the line that the library writes.
+struct WithTrace<F>(Format<F>);
 
-impl<S, N> FormatEvent<S, N> for WithTrace
+/// Where in a line the ids stand.
+trait PutTrace {
+    fn put(line: &str, trace: TraceContext, writer: &mut Writer<'_>) -> fmt::Result;
+}
+
+impl PutTrace for Json {
+    /// First in the object.
+    fn put(line: &str, trace: TraceContext, writer: &mut Writer<'_>) -> fmt::Result {
+        let rest = line.strip_prefix('{').unwrap_or(line);
+        write!(writer, "{{\"trace_id\":\"{}\",\"span_id\":\"{}\",{rest}", trace.trace_id(), trace.span_id())
+    }
+}
+
+impl PutTrace for Full {
+    /// Last in the line.
+    fn put(line: &str, trace: TraceContext, writer: &mut Writer<'_>) -> fmt::Result {
+        writeln!(writer, "{} trace_id={}", line.trim_end_matches('\n'), trace.trace_id())
+    }
+}
+
+impl<S, N, F> FormatEvent<S, N> for WithTrace<F>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
+    F: PutTrace,
+    Format<F>: FormatEvent<S, N>,
 {
     fn format_event(
         &self,
@@ -88,19 +112,11 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let Some(trace) = trace_of_event(ctx.event_scope()) else {
+        let Some(trace) = TraceContext::current() else {
             return self.0.format_event(ctx, writer, event);
         };
         let mut line = String::with_capacity(256);
         self.0.format_event(ctx, Writer::new(&mut line), event)?;
-        match line.strip_prefix('{') {
-            Some(rest) => write!(
-                writer,
-                "{{\"trace_id\":\"{}\",\"span_id\":\"{}\",{rest}",
-                trace.trace_id(),
-                trace.span_id()
-            ),
-            None => writer.write_str(&line),
-        }
+        F::put(&line, trace, &mut writer)
     }
 }

@@ -45,7 +45,7 @@ impl Exporter for Memory {
         *self.metrics.lock().unwrap() = Some(metrics);
     }
 
-    async fn shutdown(&self) -> Result<(), ExportError> {
+    async fn shutdown(&self, _: Duration) -> Result<(), ExportError> {
         let metrics =
             self.metrics.lock().unwrap().clone().ok_or_else(|| ExportError("never attached".into()))?;
         let names = metrics.snapshot().families.into_iter().map(|family| family.name);
@@ -93,7 +93,7 @@ impl Exporter for Renaming {
         Some(Self(self.0).boxed())
     }
 
-    async fn shutdown(&self) -> Result<(), ExportError> {
+    async fn shutdown(&self, _: Duration) -> Result<(), ExportError> {
         Ok(())
     }
 }
@@ -124,7 +124,7 @@ impl Exporter for Broken {
         self.0
     }
 
-    async fn shutdown(&self) -> Result<(), ExportError> {
+    async fn shutdown(&self, _: Duration) -> Result<(), ExportError> {
         match self.0 {
             "hangs" => std::future::pending().await,
             "panics" => panic!("out of luck"),

@@ -9,6 +9,7 @@ mod exemplars;
 mod exporters;
 mod installed;
 mod lines;
+mod otlp;
 mod reference;
 mod render;
 

@@ -1,13 +1,15 @@
 //! W3C trace context: the ids that tie together what one request caused.
 
 mod current;
+mod sampler;
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-pub(crate) use current::{CarriesTrace, TraceLayer, trace_of_event};
+pub use current::InTrace;
+pub use sampler::Sampler;
 
 /// The flag bit that says that the caller keeps this trace.
 const SAMPLED: u8 = 0b01;
@@ -80,24 +82,19 @@ impl SpanId {
 /// carries it in a `traceparent` header.
 ///
 /// ```
-/// use telemetry::TraceContext;
+/// use runtime::TraceContext;
 ///
 /// let incoming: TraceContext = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".parse()?;
 /// let ours = incoming.child();
 /// assert_eq!(ours.trace_id(), incoming.trace_id());
 /// assert_ne!(ours.span_id(), incoming.span_id());
 /// assert!(ours.is_sampled());
-/// # Ok::<(), telemetry::TraceContextError>(())
+/// # Ok::<(), runtime::TraceContextError>(())
 /// ```
 ///
-/// A span that names its context in the field `traceparent` lends it to all that happens inside: log
-/// lines carry its ids, histograms take it as exemplar, and [`TraceContext::current`] answers it. Any
-/// crate that uses `tracing` can do that without knowing this one:
-///
-/// ```
-/// # let context = telemetry::TraceContext::root(true);
-/// let span = tracing::info_span!("request", traceparent = %context);
-/// ```
+/// Work that runs in a [`scope`](TraceContext::scope) of a context, or in a `tracing` span that names it in
+/// the field `traceparent`, finds it with [`TraceContext::current`]: log lines carry its ids, histograms take
+/// it as exemplar, and what the work causes continues it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TraceContext {
     trace_id: TraceId,
@@ -125,14 +122,11 @@ impl TraceContext {
         Self { span_id: SpanId::random(), ..*self }
     }
 
-    /// The context for a request: the child of what came in, or a new trace where nothing usable did.
-    ///
-    /// The specification wants a `traceparent` that cannot be read to be dropped, not refused.
+    /// The same with another decision to sample.
     #[must_use]
-    pub fn continued(traceparent: Option<&str>, sample_new: bool) -> Self {
-        traceparent
-            .and_then(|text| text.trim().parse::<Self>().ok())
-            .map_or_else(|| Self::root(sample_new), |parent| parent.child())
+    pub fn sampled(mut self, sampled: bool) -> Self {
+        self.flags = if sampled { self.flags | SAMPLED } else { self.flags & !SAMPLED };
+        self
     }
 
     /// The trace.
@@ -145,6 +139,12 @@ impl TraceContext {
     #[must_use]
     pub fn span_id(&self) -> SpanId {
         self.span_id
+    }
+
+    /// The flags: sampled, random.
+    #[must_use]
+    pub fn flags(&self) -> u8 {
+        self.flags
     }
 
     /// Whether the caller keeps this trace.
@@ -224,6 +224,17 @@ fn digits<const N: usize, const M: usize>(bytes: [u8; N]) -> [u8; M] {
 
 fn write_digits(out: &mut fmt::Formatter<'_>, digits: &[u8]) -> fmt::Result {
     out.write_str(std::str::from_utf8(digits).map_err(|_| fmt::Error)?)
+}
+
+impl FromStr for SpanId {
+    type Err = TraceContextError;
+
+    /// Reads 16 lowercase hexadecimal digits.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let bytes =
+            if text.len() == 16 { hex(text.as_bytes())? } else { return Err(TraceContextError::Form) };
+        Self::from_bytes(bytes).ok_or(TraceContextError::Zero)
+    }
 }
 
 impl fmt::Display for TraceId {

@@ -35,19 +35,6 @@ fn a_later_version_is_read_as_far_as_it_is_known() {
 }
 
 #[test]
-fn what_cannot_be_read_starts_a_new_trace() {
-    let broken = TraceContext::continued(Some("garbage"), false);
-    assert!(!broken.is_sampled());
-    let absent = TraceContext::continued(None, true);
-    assert!(absent.is_sampled());
-    let parent: TraceContext = TEXT.parse().unwrap();
-    let child = TraceContext::continued(Some(TEXT), false);
-    assert_eq!(child.trace_id(), parent.trace_id());
-    assert_ne!(child.span_id(), parent.span_id());
-    assert!(child.is_sampled());
-}
-
-#[test]
 fn travels_as_text_in_json() {
     let context: TraceContext = TEXT.parse().unwrap();
     let json = serde_json::to_string(&context).unwrap();
