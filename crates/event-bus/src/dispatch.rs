@@ -1,6 +1,7 @@
 //! The task of a subscription: takes events from its ring and calls its handler.
 
 mod burial;
+mod cut;
 mod job;
 mod managed;
 mod spanned;
@@ -12,7 +13,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::FuturesUnordered;
@@ -22,13 +23,18 @@ use tracing::{debug, warn};
 use crate::ack::FailureKind;
 use crate::handler::{EventHandler, HandlerError};
 use crate::hub::Hub;
-use crate::ring::{CHUNK, Entry, Found, Hands};
+use crate::ring::{CHUNK, Entry, Found, Hands, Member, Ring};
 use crate::subscription::Subscriber;
 use crate::turn;
+pub(crate) use cut::UntilCut;
 pub(crate) use spanned::Spanned;
 
 /// How long a reader keeps its thread before it lets others have it. Also what a batch is sized for.
 const TURN: Duration = Duration::from_micros(200);
+
+/// So many events are handled without a look at the clock, which costs as much as a small handler, since the last
+/// whose time was taken: where events come one at a time, one in so many is timed.
+const UNTIMED: u64 = 16;
 
 /// How often a reader that lets more events come looks for them, and what time it lets pass before each look:
 /// about what it takes to publish a chunk.
@@ -36,52 +42,80 @@ const LOOKS: u32 = 2;
 const LOOK_EACH: Duration = Duration::from_micros(2);
 
 /// A subscription's end of its ring, held by its task.
+/// In this order in memory: what an event that comes alone needs stands together.
+#[repr(C, align(64))]
 pub(crate) struct Reader {
-    subscriber: Arc<Subscriber>,
-    hub: Weak<Hub>,
-    hands: Hands,
-    /// How many events to handle before looking at the time: as many as fit well into a turn.
-    batch: u64,
+    /// As the subscriber has them: what most wake-ups need without the rest of it.
+    ring: Arc<Ring>,
+    member: Arc<Member>,
     /// The cursor when the present batch began.
     batch_first: u64,
+    /// How many events to handle before looking at the time: as many as fit well into a turn.
+    batch: u64,
+    /// Events since the last whose time was taken.
+    untimed: u64,
+    /// How often it looks for more events before it takes those that came, since it had many at once and more
+    /// may be on their way.
+    looks: u32,
+    /// Whether it has found nothing since it last had something.
+    slept: bool,
+    finished: bool,
+    hands: Hands,
+    /// When it looks next for more events.
+    next_look: Option<Instant>,
+    /// When the present turn and the present batch began, where their time is taken.
+    began: Option<Began>,
     /// Calls that run beside each other and are not counted yet.
     running: u64,
-    /// Whether it had many events at once, so that more may be on their way.
-    had_many: bool,
-    turn_began: Instant,
-    batch_began: Instant,
-    finished: bool,
+    subscriber: Arc<Subscriber>,
+    hub: Weak<Hub>,
+}
+
+#[derive(Clone, Copy)]
+struct Began {
+    turn: Instant,
+    batch: Instant,
+}
+
+impl Began {
+    fn now() -> Self {
+        let now = Instant::now();
+        Self { turn: now, batch: now }
+    }
 }
 
 /// Handles events until the subscription ends. A panic of the handler is counted and costs one event.
-pub(crate) async fn run<H: EventHandler>(handler: H, mut reader: Reader) {
-    let clock = reader.hub.upgrade().map(|hub| hub.clock.clone());
-    loop {
-        let concurrency = reader.subscriber.options.concurrency;
-        let outcome = if let Some(clock) = &clock
-            && !reader.subscriber.options.is_plain()
-        {
-            // Boxed, so that the others' tasks do not pay for its size.
-            let work = Box::pin(managed::run(&handler, &mut reader, clock));
-            AssertUnwindSafe(work).catch_unwind().await
-        } else if concurrency == 1 {
-            AssertUnwindSafe(one_by_one(&handler, &mut reader)).catch_unwind().await
-        } else {
-            AssertUnwindSafe(several(&handler, &mut reader, concurrency)).catch_unwind().await
-        };
-        match outcome {
-            Ok(()) => break,
-            Err(panic) => reader.in_hand_panicked(&*panic),
+#[expect(clippy::manual_async_fn, reason = "an `async fn` keeps its arguments twice in its future")]
+pub(crate) fn run<H: EventHandler>(handler: H, mut reader: Reader) -> impl Future<Output = ()> + Send {
+    async move {
+        let clock = reader.hub.upgrade().map(|hub| hub.clock.clone());
+        loop {
+            let concurrency = reader.subscriber.options.concurrency;
+            let outcome = if let Some(clock) = &clock
+                && !reader.subscriber.options.is_plain()
+            {
+                // Boxed, so that the others' tasks do not pay for its size.
+                let work = Box::pin(managed::run(&handler, &mut reader, clock));
+                AssertUnwindSafe(work).catch_unwind().await
+            } else if concurrency == 1 {
+                AssertUnwindSafe(one_by_one(&handler, &mut reader)).catch_unwind().await
+            } else {
+                let work = Box::pin(several(&handler, &mut reader, concurrency));
+                AssertUnwindSafe(work).catch_unwind().await
+            };
+            match outcome {
+                Ok(()) => break,
+                Err(panic) => reader.in_hand_panicked(&*panic),
+            }
         }
+        drop(handler);
+        reader.finish();
     }
-    drop(handler);
-    reader.finish();
 }
 
 async fn one_by_one<H: EventHandler>(handler: &H, reader: &mut Reader) {
-    while reader.fill().await {
-        let Reader { subscriber, hands, batch_first, batch, .. } = &*reader;
-        let member = &subscriber.member;
+    while poll_fn(|cx| reader.poll_fill(cx)).await {
+        let Reader { ring, member, hands, batch_first, batch, .. } = &*reader;
         let limit = batch_first + batch;
         let mut cursor = *batch_first;
         let mut waited = false;
@@ -97,7 +131,7 @@ async fn one_by_one<H: EventHandler>(handler: &H, reader: &mut Reader) {
                     Poll::Ready(outcome) => outcome,
                     Poll::Pending => {
                         waited = true;
-                        subscriber.ring.freed_by(&subscriber.member);
+                        ring.freed_by(member);
                         call.await
                     }
                 }
@@ -110,7 +144,10 @@ async fn one_by_one<H: EventHandler>(handler: &H, reader: &mut Reader) {
                 break;
             }
         }
-        reader.batch_done(waited).await;
+        if reader.batch_done(waited) {
+            turn::yield_now().await;
+            reader.began = Some(Began::now());
+        }
     }
 }
 
@@ -120,7 +157,7 @@ async fn several<H: EventHandler>(handler: &H, reader: &mut Reader, concurrency:
     while open || !running.is_empty() {
         while open && running.len() < concurrency {
             if running.is_empty() {
-                open = reader.fill().await;
+                open = poll_fn(|cx| reader.poll_fill(cx)).await;
             } else {
                 match reader.look(None) {
                     Some(more) => open = more,
@@ -132,9 +169,9 @@ async fn several<H: EventHandler>(handler: &H, reader: &mut Reader, concurrency:
             }
             let Some(entry) = reader.hands.current().cloned() else { break };
             reader.hands.next();
-            let member = &reader.subscriber.member;
+            let Reader { ring, member, .. } = &*reader;
             member.advance(member.cursor() + 1);
-            reader.subscriber.ring.freed_by(member);
+            ring.freed_by(member);
             reader.batch_first = member.cursor();
             reader.running += 1;
             let began = Instant::now();
@@ -167,17 +204,20 @@ async fn several<H: EventHandler>(handler: &H, reader: &mut Reader, concurrency:
 
 impl Reader {
     pub(crate) fn new(subscriber: Arc<Subscriber>, hub: Weak<Hub>) -> Self {
-        let now = Instant::now();
         Self {
             batch_first: subscriber.member.cursor(),
+            ring: subscriber.ring.clone(),
+            member: subscriber.member.clone(),
             subscriber,
             hub,
             hands: Hands::default(),
             running: 0,
             batch: 8,
-            had_many: false,
-            turn_began: now,
-            batch_began: now,
+            looks: 0,
+            next_look: None,
+            slept: false,
+            began: None,
+            untimed: UNTIMED,
             finished: false,
         }
     }
@@ -188,59 +228,59 @@ impl Reader {
     }
 
     /// Waits until there is an entry in its hands; false if there will be none any more.
-    async fn fill(&mut self) -> bool {
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         if self.hands.is_empty() {
             self.hands.clear();
-            self.gather().await;
+            if self.gathers() {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
         }
-        let mut waited = false;
-        let found = poll_fn(|cx| match self.look(Some(cx.waker())) {
-            Some(found) => Poll::Ready(found),
+        match self.look(Some(cx.waker())) {
+            Some(found) => {
+                if std::mem::take(&mut self.slept) {
+                    self.began = (self.untimed >= UNTIMED).then(Began::now);
+                }
+                self.looks = if self.hands.rest().len() >= CHUNK / 4 { LOOKS } else { 0 };
+                self.batch_first = self.member.cursor();
+                Poll::Ready(found)
+            }
             None => {
-                waited = true;
+                self.slept = true;
                 Poll::Pending
             }
-        })
-        .await;
-        if waited {
-            self.begin_turn();
         }
-        self.had_many = self.hands.rest().len() >= CHUNK / 4;
-        self.batch_first = self.subscriber.member.cursor();
-        found
     }
 
     /// Where events come about as fast as they are handled, lets more of them come: a reader at the heels of
     /// a publisher would fetch one or two at a time, and both would wait for each other's cache lines. So
     /// the ring is not even looked at all the time.
-    async fn gather(&mut self) {
-        if !std::mem::take(&mut self.had_many) {
-            return;
-        }
-        let Subscriber { ring, member, .. } = &*self.subscriber;
-        let mut looked = Instant::now();
-        for _ in 0..LOOKS {
-            if ring.waiting(member) >= CHUNK as u64 {
-                return;
+    fn gathers(&mut self) -> bool {
+        if let Some(next_look) = self.next_look {
+            if Instant::now() < next_look {
+                return true;
             }
-            let next = looked + LOOK_EACH;
-            while looked < next {
-                turn::yield_now().await;
-                looked = Instant::now();
+            self.next_look = None;
+            if self.looks == 0 {
+                self.began = Some(Began::now());
             }
         }
-        self.begin_turn();
-    }
-
-    fn begin_turn(&mut self) {
-        self.batch_began = Instant::now();
-        self.turn_began = self.batch_began;
+        if self.looks == 0 {
+            return false;
+        }
+        if self.ring.waiting(&self.member) >= CHUNK as u64 {
+            self.looks = 0;
+            return false;
+        }
+        self.looks -= 1;
+        self.next_look = Some(Instant::now() + LOOK_EACH);
+        true
     }
 
     /// Waits until there may be something to look at.
     async fn readable(&mut self) {
         poll_fn(|cx| {
-            let Subscriber { ring, member, .. } = &*self.subscriber;
+            let Self { ring, member, .. } = &*self;
             if ring.has_entries(member, cx.waker()) { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
@@ -248,8 +288,7 @@ impl Reader {
 
     /// Whether there is an entry in its hands, taken from the ring if need be; nothing: not yet.
     fn look(&mut self, waker: Option<&std::task::Waker>) -> Option<bool> {
-        let Self { subscriber, hands, hub, .. } = self;
-        let Subscriber { ring, member, .. } = &**subscriber;
+        let Self { ring, member, subscriber, hands, hub, .. } = self;
         if member.is_stopped() {
             return Some(false);
         }
@@ -279,35 +318,42 @@ impl Reader {
         }
     }
 
-    /// Counts a batch, sizes the next, and lets others have the thread when the turn is over.
-    async fn batch_done(&mut self, waited: bool) {
-        let calls = self.subscriber.member.cursor() - self.batch_first;
-        self.subscriber.ring.freed_by(&self.subscriber.member);
-        let now = Instant::now();
-        let busy = now.saturating_duration_since(self.batch_began);
-        self.count(calls, busy);
+    /// Counts a batch and sizes the next. Answers whether the turn is over, so that others have the thread.
+    fn batch_done(&mut self, waited: bool) -> bool {
+        let calls = self.member.cursor() - self.batch_first;
+        self.ring.freed_by(&self.member);
+        self.member.calls.count(calls);
         self.batch_first += calls;
-        self.batch_began = now;
         if waited {
-            // It has just let others run; how long it waited says nothing about how long it works.
-            self.turn_began = now;
+            // How long it waited says nothing about how long it works.
             self.batch = 1;
-            return;
+        }
+        let Some(began) = &mut self.began else {
+            self.untimed += calls;
+            if self.untimed >= UNTIMED {
+                self.began = Some(Began::now());
+            }
+            return false;
+        };
+        self.untimed = 0;
+        let now = Instant::now();
+        let busy = now.saturating_duration_since(began.batch);
+        self.member.calls.took(calls, busy);
+        began.batch = now;
+        if waited {
+            // It has just let others run.
+            began.turn = now;
+            return false;
         }
         let ns = |span: Duration| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
         let fitting = ns(TURN) / 4 / (ns(busy) / calls.max(1)).max(1);
         self.batch = fitting.clamp(1, CHUNK as u64).min(self.batch.saturating_mul(2));
-        if now.saturating_duration_since(self.turn_began) >= TURN {
-            turn::yield_now().await;
-            self.begin_turn();
-        }
+        now.saturating_duration_since(began.turn) >= TURN
     }
 
     fn count(&self, calls: u64, busy: Duration) {
-        let counters = &self.subscriber.counters;
-        let busy = u64::try_from(busy.as_nanos()).unwrap_or(u64::MAX);
-        counters.delivered.fetch_add(calls, Ordering::Relaxed);
-        counters.busy_ns.fetch_add(busy, Ordering::Relaxed);
+        self.member.calls.count(calls);
+        self.member.calls.took(calls, busy);
     }
 
     /// Tells whoever waits how a call ended.
@@ -330,14 +376,16 @@ impl Reader {
     }
 
     fn in_hand_panicked(&mut self, panic: &(dyn Any + Send)) {
-        let calls = self.subscriber.member.cursor() - self.batch_first;
-        self.count(calls, self.batch_began.elapsed());
+        let calls = self.member.cursor() - self.batch_first;
+        self.member.calls.count(calls);
+        if let Some(began) = self.began.take() {
+            self.member.calls.took(calls, began.batch.elapsed());
+        }
         self.batch_first += calls;
         if let Some(entry) = self.hands.last() {
             self.panicked(entry, panic);
         }
-        self.subscriber.ring.freed_by(&self.subscriber.member);
-        self.batch_began = Instant::now();
+        self.ring.freed_by(&self.member);
     }
 
     fn panicked(&self, entry: &Entry, panic: &(dyn Any + Send)) {
@@ -361,8 +409,8 @@ impl Reader {
         }
         if self.subscriber.options.is_plain() {
             // Calls that were cut off: their handler was called.
-            let calls = self.subscriber.member.cursor() - self.batch_first;
-            self.count(calls + self.running, Duration::ZERO);
+            let calls = self.member.cursor() - self.batch_first;
+            self.member.calls.count(calls + self.running);
         }
         self.subscriber.finish(&self.hub, &mut self.hands);
     }

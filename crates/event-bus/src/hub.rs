@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use futures_util::future::{AbortHandle, Abortable};
 use runtime::{SharedClock, TaskOwner};
 use tokio::runtime::Handle;
 
@@ -12,7 +11,7 @@ use crate::ack::AckTicket;
 use crate::bus::Limits;
 use crate::counter::Counter;
 use crate::dead::DeadStore;
-use crate::dispatch::Reader;
+use crate::dispatch::{Reader, UntilCut};
 use crate::event::Event;
 use crate::history::History;
 use crate::options::{Overflow, SubscribeOptions};
@@ -185,12 +184,8 @@ impl Hub {
         };
         for (subscriber, start) in joined.iter().zip(starts) {
             let work = start(Reader::new(subscriber.clone(), Arc::downgrade(self)));
-            let (abort, registration) = AbortHandle::new_pair();
-            // Just made: nobody has set it before.
-            let _ = subscriber.abort.set(abort);
-            self.tasks.spawn(&*subscriber.name, async move {
-                let _ = Abortable::new(work, registration).await;
-            });
+            subscriber.has_task.store(true, Ordering::Release);
+            self.tasks.spawn(&*subscriber.name, UntilCut::new(work, subscriber.member.clone()));
         }
         Ok(joined)
     }
@@ -255,6 +250,7 @@ impl Hub {
         registry.subscribers.extend(joined.iter().map(|subscriber| (subscriber.id, subscriber.clone())));
         drop(registry);
         leftovers.settle();
+        joined.iter().for_each(|subscriber| self.table.prepare(&subscriber.pattern));
         Ok(joined)
     }
 

@@ -119,12 +119,17 @@ impl Pattern {
     /// The pattern that takes this topic and no other.
     #[must_use]
     pub fn exactly(topic: &Topic) -> Self {
-        Self { text: topic.as_str().into() }
+        Self { text: topic.text().clone() }
     }
 
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The same text, shared.
+    pub(crate) fn text(&self) -> &Arc<str> {
         &self.text
     }
 

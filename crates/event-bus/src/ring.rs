@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
+use smallvec::SmallVec;
 use tokio::sync::Notify;
 
 pub(crate) use hands::Hands;
@@ -36,20 +37,30 @@ pub(crate) struct Entry {
     pub(crate) ack: Option<Arc<AckTicket>>,
 }
 
+/// Consecutive entries; few of them need no memory of their own.
+pub(crate) type Entries = SmallVec<[Entry; 2]>;
+
 /// What has to be woken once no lock is held.
-pub(crate) type Wakes = Vec<Option<Waker>>;
+pub(crate) type Wakes = SmallVec<[Option<Waker>; 1]>;
 
 /// See the module's text.
 pub(crate) struct Ring {
+    front: Front,
+    log: Mutex<Log>,
+    room: Notify,
+}
+
+/// What is looked at without the lock, on a cache line of its own: readers look at it while the publisher works on
+/// what stands beside it.
+#[repr(align(64))]
+struct Front {
+    /// How many entries were ever written; stored under the lock.
+    tail: AtomicU64,
+    /// Publishers that wait for room.
+    blocked: AtomicUsize,
     /// Orders the locks of several rings.
     id: u64,
     class: RingClass,
-    log: Mutex<Log>,
-    /// How many entries were ever written; stored under the lock, read without.
-    tail: Padded,
-    /// Publishers that wait for room.
-    blocked: AtomicUsize,
-    room: Notify,
 }
 
 /// Which subscriptions of a pattern share a ring.
@@ -62,10 +73,6 @@ pub(crate) enum RingClass {
     /// One that drops what is new, which the others want to see: it has a ring of its own.
     Own(u64),
 }
-
-/// On a cache line of its own: readers look at it while the publisher works on what stands beside it.
-#[repr(align(128))]
-struct Padded(AtomicU64);
 
 /// What a reader finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,17 +90,14 @@ pub(crate) enum Found {
 impl Ring {
     pub(crate) fn new(id: u64, class: RingClass) -> Self {
         Self {
-            id,
-            class,
+            front: Front { tail: AtomicU64::new(0), blocked: AtomicUsize::new(0), id, class },
             log: Mutex::new(Log::new()),
-            tail: Padded(AtomicU64::new(0)),
-            blocked: AtomicUsize::new(0),
             room: Notify::new(),
         }
     }
 
     pub(crate) fn id(&self) -> u64 {
-        self.id
+        self.front.id
     }
 
     /// What is there for the member, put into its hands, which must be empty. If nothing is, the waker is
@@ -116,11 +120,15 @@ impl Ring {
         let tail = log.tail;
         if cursor == tail {
             let Some(waker) = waker else { return Found::Nothing };
+            let mut leftovers = None;
             log.sleep(member, waker);
-            log.rest(hands);
+            log.rest(hands, &mut leftovers);
             drop(log);
             // Dropping events runs foreign code, which must find no lock held.
             hands.clear();
+            if let Some(leftovers) = leftovers {
+                leftovers.settle();
+            }
             return Found::Nothing;
         }
         let from = member.bound(tail);
@@ -172,10 +180,10 @@ impl Ring {
     /// is woken once for many events.
     #[inline]
     pub(crate) fn freed_by(&self, member: &Member) {
-        if self.class == RingClass::Gated {
+        if self.front.class == RingClass::Gated {
             // Pairs with the fence in `wait_for_room`: either the publisher sees the cursor, or we see it.
             fence(Ordering::SeqCst);
-            if self.blocked.load(Ordering::Relaxed) > 0 && member.has_room_again(self.tail(member)) {
+            if self.front.blocked.load(Ordering::Relaxed) > 0 && member.has_room_again(self.tail(member)) {
                 self.room.notify_waiters();
             }
         }
@@ -184,17 +192,17 @@ impl Ring {
     /// To be called when members have left.
     fn freed(&self) {
         fence(Ordering::SeqCst);
-        if self.blocked.load(Ordering::Relaxed) > 0 {
+        if self.front.blocked.load(Ordering::Relaxed) > 0 {
             self.room.notify_waiters();
         }
     }
 
     /// Waits until there may be room.
     pub(crate) async fn wait_for_room(&self) {
-        let _announced = Announced::new(&self.blocked);
+        let _announced = Announced::new(&self.front.blocked);
         fence(Ordering::SeqCst);
         let freed = self.room.notified();
-        if self.log().has_room(self.class) {
+        if self.log().has_room(self.front.class) {
             return;
         }
         freed.await;
@@ -221,7 +229,7 @@ impl Ring {
     /// What was written and the member may see.
     #[inline]
     fn tail(&self, member: &Member) -> u64 {
-        let tail = self.tail.0.load(Ordering::Acquire);
+        let tail = self.front.tail.load(Ordering::Acquire);
         member.end().map_or(tail, |end| end.min(tail))
     }
 

@@ -147,7 +147,7 @@ impl Stream for EventStream {
                 }
                 hands.next();
                 member.advance(member.cursor() + 1);
-                subscriber.counters.count_delivery();
+                member.calls.count(1);
                 Poll::Ready(Some(StreamItem::Event(event)))
             }
             _ => Poll::Ready(None),

@@ -3,11 +3,10 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use futures_util::future::AbortHandle;
 use runtime::{CancellationToken, DurationText, Timestamp};
 use serde::{Deserialize, Serialize, Serializer};
 use tokio::sync::Notify;
@@ -161,8 +160,8 @@ pub(crate) struct Subscriber {
     pub(crate) counters: Counters,
     /// Cancelled once its reader has ended and its handler is gone.
     pub(crate) ended: CancellationToken,
-    /// Set once its task exists.
-    pub(crate) abort: OnceLock<AbortHandle>,
+    /// Whether a task reads it and no stream.
+    pub(crate) has_task: AtomicBool,
     /// Dead letters that are to be handled again.
     pub(crate) inbox: Mutex<Inbox>,
     /// Tells the reader of a subscription that keeps what failed to look at the inbox and whether to stop.
@@ -188,7 +187,6 @@ pub(crate) const NONE_OLDEST: i64 = i64::MAX;
 
 #[derive(Default)]
 pub(crate) struct Counters {
-    pub(crate) delivered: AtomicU64,
     pub(crate) failed: AtomicU64,
     pub(crate) panicked: AtomicU64,
     pub(crate) discarded: AtomicU64,
@@ -206,13 +204,6 @@ pub(crate) struct Counters {
     /// When the oldest event was published that was taken from the ring and is not finished, in
     /// microseconds since 1970.
     pub(crate) oldest: AtomicI64,
-    pub(crate) busy_ns: AtomicU64,
-}
-
-impl Counters {
-    pub(crate) fn count_delivery(&self) {
-        self.delivered.fetch_add(1, Ordering::Relaxed);
-    }
 }
 
 impl Subscriber {
@@ -223,14 +214,14 @@ impl Subscriber {
     ) -> Self {
         Self {
             id,
-            name: options.name.as_deref().unwrap_or(pattern.as_str()).into(),
+            name: options.name.as_deref().map_or_else(|| pattern.text().clone(), Into::into),
             pattern,
             options,
             ring,
             member,
             counters: Counters { oldest: AtomicI64::new(NONE_OLDEST), ..Counters::default() },
             ended: CancellationToken::new(),
-            abort: OnceLock::new(),
+            has_task: AtomicBool::new(false),
             inbox: Mutex::default(),
             nudge: Notify::new(),
         }
@@ -302,25 +293,21 @@ impl Subscriber {
 
     /// Whether a stream reads it and no task.
     pub(crate) fn is_stream(&self) -> bool {
-        self.abort.get().is_none()
+        !self.has_task.load(Ordering::Acquire)
     }
 
     /// Cuts off a call that runs at its next await.
     pub(crate) fn cut_off(&self) {
         self.stop();
-        if let Some(abort) = self.abort.get() {
-            abort.abort();
-        }
+        self.member.cut();
     }
 
     pub(crate) fn stats(&self) -> SubscriptionStats {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let delivered = count(&self.counters.delivered);
+        let delivered = self.member.calls.delivered();
         let calls = delivered + count(&self.counters.in_vain);
         let (ring, member) = (&self.ring, &self.member);
         let filtered = count(&self.counters.filtered);
-        #[expect(clippy::cast_precision_loss, reason = "a mean for people; 2^52 ns are 52 days")]
-        let mean = |ns: u64, calls: u64| if calls == 0 { 0.0 } else { ns as f64 / calls as f64 / 1e9 };
         SubscriptionStats {
             accepted: (ring.accepted(member) + count(&self.counters.inherited)).saturating_sub(filtered),
             filtered,
@@ -335,7 +322,7 @@ impl Subscriber {
             panicked: count(&self.counters.panicked),
             depth: ring.depth(member) + count(&self.counters.parked),
             oldest_seconds: None,
-            mean_handler_seconds: mean(count(&self.counters.busy_ns), calls),
+            mean_handler_seconds: member.calls.mean_seconds(),
         }
     }
 

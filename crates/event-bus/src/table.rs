@@ -13,6 +13,8 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use smallvec::SmallVec;
+
 use crate::pattern::Pattern;
 use crate::ring::Ring;
 use crate::topic::Topic;
@@ -27,7 +29,7 @@ const SHARD_ROUTES: usize = 4096;
 const KEPT_ROUTES: usize = 1024;
 /// A thread keeps one of so many routes that it did not have: of many topics that come in turn none is kept
 /// long enough to be used, and keeping it costs more than finding it.
-const KEEP_EACH: u32 = 8;
+const KEEP_EACH: u32 = 64;
 
 /// A topic's hash is computed when the topic is made; this passes it on.
 #[derive(Default)]
@@ -82,7 +84,7 @@ impl Shard {
 struct Route {
     generation: u64,
     /// In the order of their ids, which is the order in which they are locked.
-    rings: Arc<[Arc<Ring>]>,
+    rings: SmallVec<[Arc<Ring>; 2]>,
 }
 
 /// Whether a route is still that of its topic.
@@ -227,6 +229,13 @@ impl Table {
         }
     }
 
+    /// Finds the route of the topic of a pattern without wildcard, so that the first who publishes to it has it.
+    pub(crate) fn prepare(&self, pattern: &Pattern) {
+        if let Some(topic) = exact_topic(pattern) {
+            self.find(&topic);
+        }
+    }
+
     /// Makes the routes of all topics that the pattern may take out of date.
     pub(crate) fn changed(&self, pattern: &Pattern) {
         match exact_topic(pattern) {
@@ -251,5 +260,5 @@ impl Table {
 
 /// The topic of a pattern without wildcard.
 fn exact_topic(pattern: &Pattern) -> Option<Topic> {
-    if pattern.is_exact() { Topic::new(pattern.as_str()).ok() } else { None }
+    pattern.is_exact().then(|| Topic::of_checked(pattern.text().clone()))
 }

@@ -85,6 +85,16 @@ impl Topic {
         &self.name
     }
 
+    /// The topic of a text that was checked, which it shares.
+    pub(crate) fn of_checked(name: Arc<str>) -> Self {
+        Self { hash: HASHER.hash_one(&*name), name }
+    }
+
+    /// The same text, shared.
+    pub(crate) fn text(&self) -> &Arc<str> {
+        &self.name
+    }
+
     /// The parts between the dots; at least one.
     pub fn segments(&self) -> impl Iterator<Item = &str> {
         self.name.split('.')

@@ -103,8 +103,7 @@ pub(super) async fn run<H: EventHandler>(handler: &H, reader: &mut Reader, clock
         };
         if let Some((mut jobs, outcome, busy)) = ended {
             managed.calls = running.len();
-            let busy = u64::try_from(busy.as_nanos()).unwrap_or(u64::MAX);
-            subscriber.counters.busy_ns.fetch_add(busy, Ordering::Relaxed);
+            subscriber.member.calls.took(1, busy);
             managed.settle(&mut jobs, outcome);
             spare.push(jobs);
         }
@@ -311,7 +310,7 @@ impl<'a> Managed<'a> {
         self.unfinished.ends(&job);
         self.work.finished(key, now);
         job.settles();
-        self.subscriber.counters.count_delivery();
+        self.subscriber.member.calls.count(1);
         if let Some(ack) = &job.entry.ack {
             ack.handled();
         }
@@ -329,7 +328,7 @@ impl<'a> Managed<'a> {
             self.unfinished.ends(&job);
             self.work.finished(key, now);
             job.settles();
-            counters.count_delivery();
+            self.subscriber.member.calls.count(1);
             tell_failure(&job, cause, reason);
             return;
         }

@@ -3,16 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{Chunk, Entry};
+use super::{Chunk, Entries, Entry};
 
 /// Up to a chunk of entries, shared or its own.
 #[derive(Default)]
 pub(crate) struct Hands {
     shared: Option<Arc<Chunk>>,
     /// Its memory is kept, and swapped with the ring's open end.
-    own: Vec<Entry>,
-    /// Chunks that are to be dropped.
-    dropped: Vec<Arc<Chunk>>,
+    own: Entries,
     /// Of the next entry; can be moved while an entry is borrowed. One task at a time has it.
     at: AtomicUsize,
     end: usize,
@@ -44,7 +42,9 @@ impl Hands {
 
     /// Lets go of everything. Runs foreign code.
     pub(crate) fn clear(&mut self) {
-        self.shared.take().into_iter().chain(self.dropped.drain(..)).for_each(Chunk::release);
+        if let Some(chunk) = self.shared.take() {
+            Chunk::release(chunk);
+        }
         self.own.clear();
         *self.at.get_mut() = 0;
         self.end = 0;
@@ -78,16 +78,15 @@ impl Hands {
 
     /// Takes all entries, which begin with the number `base`, to be handled from `from` on; leaves the
     /// memory of its own.
-    pub(super) fn take(&mut self, entries: &mut Vec<Entry>, base: u64, from: u64) {
+    pub(super) fn take(&mut self, entries: &mut Entries, base: u64, from: u64) {
         std::mem::swap(&mut self.own, entries);
         *self.at.get_mut() = usize::try_from(from - base).unwrap_or(usize::MAX);
         self.end = self.own.len();
     }
 
     /// Takes what nobody will see, to be dropped when the hands are cleared.
-    pub(super) fn drop_later(&mut self, open: &mut Vec<Entry>, sealed: impl Iterator<Item = Arc<Chunk>>) {
+    pub(super) fn drop_later(&mut self, open: &mut Entries) {
         std::mem::swap(&mut self.own, open);
         self.end = self.at();
-        self.dropped.extend(sealed);
     }
 }

@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
-use super::{CHUNK, Entry, Hands, Member, RingClass, Wakes};
+use smallvec::SmallVec;
+
+use super::{CHUNK, Entries, Entry, Hands, Leftovers, Member, RingClass, Wakes};
 
 /// Empty chunks that a thread keeps for their memory, a KiB each at the most.
 const SPARES: usize = 256;
@@ -14,35 +16,37 @@ const SPARES: usize = 256;
 #[derive(Default)]
 pub(crate) struct Chunk {
     pub(super) base: u64,
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Entries,
 }
 
+/// In this order in memory: what an event that comes alone needs stands on three cache lines.
+#[repr(C)]
 pub(crate) struct Log {
-    pub(super) sealed: VecDeque<Arc<Chunk>>,
-    pub(super) open: Vec<Entry>,
-    /// The number of the first open entry.
-    pub(super) open_base: u64,
     pub(super) tail: u64,
-    pub(super) members: Vec<Arc<Member>>,
     /// Up to this number there is room, whatever the cursors say now.
     pub(super) gate: u64,
+    /// The number of the first open entry.
+    pub(super) open_base: u64,
+    pub(super) members: SmallVec<[Arc<Member>; 1]>,
     /// Who sleeps; a vacant place is one whose member left.
     pub(super) sleepers: Wakes,
-    pub(super) vacant: Vec<usize>,
     /// Counts how often all sleepers were woken, so that a member knows whether its place still holds.
     pub(super) round: u64,
+    pub(super) open: Entries,
+    pub(super) vacant: Vec<usize>,
+    pub(super) sealed: VecDeque<Arc<Chunk>>,
 }
 
 impl Log {
     pub(super) fn new() -> Self {
         Self {
             sealed: VecDeque::new(),
-            open: Vec::new(),
+            open: Entries::new(),
             open_base: 0,
             tail: 0,
-            members: Vec::new(),
+            members: SmallVec::new(),
             gate: 0,
-            sleepers: Vec::new(),
+            sleepers: Wakes::new(),
             vacant: Vec::new(),
             round: 1,
         }
@@ -133,14 +137,19 @@ impl Log {
     }
 
     /// Once everyone sleeps nothing needs the entries, and a ring at rest keeps no event alive: puts them
-    /// into a reader's hands, which drop them without the lock.
-    pub(super) fn rest(&mut self, hands: &mut Hands) {
+    /// into a reader's hands and among the leftovers, which drop them without the lock.
+    pub(super) fn rest(&mut self, hands: &mut Hands, leftovers: &mut Option<Leftovers>) {
         let asleep = self.sleepers.len() - self.vacant.len();
         let tail = self.tail;
         if asleep < self.members.len() || self.members.iter().any(|member| member.cursor() < tail) {
             return;
         }
-        hands.drop_later(&mut self.open, self.sealed.drain(..));
+        if !self.sealed.is_empty() {
+            leftovers.get_or_insert_with(Leftovers::begin).garbage.extend(self.sealed.drain(..));
+        }
+        if !self.open.is_empty() {
+            hands.drop_later(&mut self.open);
+        }
         self.open_base = tail;
     }
 

@@ -3,30 +3,78 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
 
 use super::{Chunk, Entry, Found, Hands, Leftovers, Log, Ring};
 use crate::options::Overflow;
 
-/// See the module's text.
+/// See the module's text. In this order in memory: an event that comes alone needs the first cache line.
+#[repr(C, align(64))]
 pub(crate) struct Member {
-    pub(super) overflow: Overflow,
-    capacity: u64,
-    start: u64,
     /// The next entry that its handler will see; written by its reader.
     cursor: AtomicU64,
     /// What it may not read any more; `u64::MAX` while it is subscribed.
     end: AtomicU64,
+    capacity: u64,
+    // Read and written under the ring's lock only.
+    asleep_in: AtomicU64,
+    asleep_at: AtomicUsize,
+    pub(super) overflow: Overflow,
+    stopped: AtomicBool,
+    /// Whether its task is cut off.
+    is_cut: AtomicBool,
+    /// What its reader has done, beside its cursor.
+    pub(crate) calls: Calls,
+    /// What its task waits by to be cut off.
+    task: AtomicWaker,
+    start: u64,
     /// What was waiting when it left the ring.
     left: Mutex<VecDeque<Arc<Chunk>>>,
     /// Entries that it was moved past.
     dropped: AtomicU64,
     /// Entries that were meant for it and never written.
     missed: AtomicU64,
-    stopped: AtomicBool,
-    // The rest is read and written under the ring's lock only.
+    /// Read and written under the ring's lock only.
     index: AtomicUsize,
-    asleep_at: AtomicUsize,
-    asleep_in: AtomicU64,
+}
+
+/// Counts of the calls of a handler.
+#[derive(Default)]
+#[repr(C)]
+pub(crate) struct Calls {
+    delivered: AtomicU64,
+    /// Of how many calls the time was taken, and what it came to.
+    timed: AtomicU64,
+    busy_ns: AtomicU64,
+}
+
+impl Calls {
+    pub(crate) fn delivered(&self) -> u64 {
+        self.delivered.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    pub(crate) fn count(&self, delivered: u64) {
+        self.delivered.fetch_add(delivered, Ordering::Relaxed);
+    }
+
+    pub(crate) fn took(&self, calls: u64, busy: Duration) {
+        let busy = u64::try_from(busy.as_nanos()).unwrap_or(u64::MAX);
+        self.timed.fetch_add(calls, Ordering::Relaxed);
+        self.busy_ns.fetch_add(busy, Ordering::Relaxed);
+    }
+
+    /// The mean time of a call, of those whose time was taken.
+    #[expect(clippy::cast_precision_loss, reason = "a mean for people; 2^52 ns are 52 days")]
+    pub(crate) fn mean_seconds(&self) -> f64 {
+        match self.timed.load(Ordering::Relaxed) {
+            0 => 0.0,
+            timed => self.busy_ns.load(Ordering::Relaxed) as f64 / timed as f64 / 1e9,
+        }
+    }
 }
 
 impl Ring {
@@ -56,14 +104,14 @@ impl<'a> Held<'a> {
     pub(crate) fn new(rings: impl IntoIterator<Item = &'a Arc<Ring>>) -> Self {
         let mut rings: Vec<_> = rings.into_iter().collect();
         // In the order in which publishers lock.
-        rings.sort_by_key(|ring| ring.id);
-        rings.dedup_by_key(|ring| ring.id);
+        rings.sort_by_key(|ring| ring.id());
+        rings.dedup_by_key(|ring| ring.id());
         Self(rings.into_iter().map(|ring| (ring, ring.log())).collect())
     }
 
     /// One of them.
     pub(crate) fn log(&mut self, ring: &Ring) -> Option<&mut Log> {
-        let at = self.0.binary_search_by_key(&ring.id, |(ring, _)| ring.id).ok()?;
+        let at = self.0.binary_search_by_key(&ring.id(), |(ring, _)| ring.id()).ok()?;
         self.0.get_mut(at).map(|(_, log)| &mut **log)
     }
 
@@ -87,14 +135,16 @@ impl Log {
             left: Mutex::default(),
             dropped: AtomicU64::new(0),
             missed: AtomicU64::new(0),
+            calls: Calls::default(),
             stopped: AtomicBool::new(false),
+            is_cut: AtomicBool::new(false),
+            task: AtomicWaker::new(),
             index: AtomicUsize::new(self.members.len()),
             asleep_at: AtomicUsize::new(0),
             asleep_in: AtomicU64::new(0),
         });
+        self.gate = if self.members.is_empty() { member.gate() } else { self.gate.min(member.gate()) };
         self.members.push(member.clone());
-        // The new member may have less room than the gate was computed for.
-        self.gate = 0;
         member
     }
 
@@ -185,6 +235,23 @@ impl Member {
     #[inline]
     pub(crate) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
+    }
+
+    /// Ends its task at the next await.
+    pub(crate) fn cut(&self) {
+        self.is_cut.store(true, Ordering::Release);
+        self.task.wake();
+    }
+
+    /// Whether its task is to end.
+    #[inline]
+    pub(crate) fn is_cut(&self) -> bool {
+        self.is_cut.load(Ordering::Acquire)
+    }
+
+    /// What [`Member::cut`] wakes.
+    pub(crate) fn task_waits_by(&self, waker: &Waker) {
+        self.task.register(waker);
     }
 
     /// Where its entries end, once it has left.

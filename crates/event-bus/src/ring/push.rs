@@ -64,7 +64,7 @@ pub(crate) fn push(
     push: &mut Push<'_>,
     is_valid: impl Fn() -> bool,
 ) -> Result<(), Refused> {
-    debug_assert!(rings.is_sorted_by(|a, b| a.id < b.id));
+    debug_assert!(rings.is_sorted_by(|a, b| a.id() < b.id()));
     if rings.len() <= BY_RECURSION {
         lock_next(rings, entry, true, push, &is_valid)
     } else {
@@ -89,8 +89,8 @@ fn lock_next(
         return Ok(());
     };
     let mut log = ring.log();
-    let has_room = log.has_room(ring.class);
-    if !has_room && ring.class == RingClass::Gated && !push.may_miss {
+    let has_room = log.has_room(ring.front.class);
+    if !has_room && ring.front.class == RingClass::Gated && !push.may_miss {
         drop(log);
         return Err(if is_valid() { Refused::Full(ring.clone()) } else { Refused::Stale });
     }
@@ -114,8 +114,8 @@ fn lock_list(
         return Err(Refused::Stale);
     }
     for (ring, log, has_room) in &mut logs {
-        *has_room = log.has_room(ring.class);
-        if !*has_room && ring.class == RingClass::Gated && !push.may_miss {
+        *has_room = log.has_room(ring.front.class);
+        if !*has_room && ring.front.class == RingClass::Gated && !push.may_miss {
             return Err(Refused::Full(Arc::clone(ring)));
         }
     }
@@ -141,7 +141,7 @@ impl Ring {
 
     #[inline]
     fn write(&self, log: &mut Log, entry: Option<Entry>, push: &mut Push<'_>) {
-        if log.tail.is_multiple_of(CHUNK as u64) {
+        if log.tail.is_multiple_of(CHUNK as u64) && !log.sealed.is_empty() {
             log.trim(&mut push.leftovers().garbage);
         }
         if log.open.len() >= CHUNK {
@@ -149,7 +149,7 @@ impl Ring {
         }
         log.open.extend(entry);
         log.tail += 1;
-        self.tail.0.store(log.tail, Ordering::Release);
+        self.front.tail.store(log.tail, Ordering::Release);
         push.delivered_to += log.members.len();
         if !log.sleepers.is_empty() {
             log.wake_all(&mut push.leftovers().wakes);

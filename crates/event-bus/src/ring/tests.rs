@@ -145,7 +145,7 @@ impl Case {
             Step::Read(who, most) => self.look(*who, *most, None),
             Step::Sleep(who) => self.look(*who, 0, Some(Waker::noop())),
             Step::Join(capacity, strict) if self.readers.len() < 6 => {
-                let overflow = match (self.ring.class, strict) {
+                let overflow = match (self.ring.front.class, strict) {
                     (RingClass::Gated, _) => Overflow::Block,
                     (_, true) => Overflow::Disconnect,
                     (_, false) => Overflow::DropOldest,
