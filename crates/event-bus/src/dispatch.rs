@@ -4,6 +4,7 @@ mod burial;
 mod cut;
 mod job;
 mod managed;
+mod running;
 mod spanned;
 mod work;
 

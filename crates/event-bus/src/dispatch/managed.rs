@@ -6,19 +6,21 @@
 //! subscription's capacity. Retries and new events take turns, so that neither holds up the other.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::FutureExt;
 use runtime::SharedClock;
 use tokio::time::{Instant as Moment, sleep_until};
 use tracing::debug;
 
 use super::burial::bury;
 use super::job::Job;
+use super::running::Running;
 use super::work::{Key, Work};
 use super::{Reader, TURN};
 use crate::ack::FailureKind;
@@ -69,7 +71,7 @@ pub(super) async fn run<H: EventHandler>(handler: &H, reader: &mut Reader, clock
     managed.prepare_replay();
     let (subscriber, is_batch) = (managed.subscriber.clone(), managed.subscriber.options.batch.is_some());
     let concurrency = subscriber.options.concurrency;
-    let mut running = FuturesUnordered::new();
+    let mut running = Running::new(concurrency);
     let mut spare: Vec<Jobs> = Vec::new();
     let mut turn_began = Instant::now();
     loop {
@@ -88,18 +90,24 @@ pub(super) async fn run<H: EventHandler>(handler: &H, reader: &mut Reader, clock
             running.push(call(handler, jobs, is_batch));
         }
         managed.calls = running.len();
-        if running.is_empty() && managed.work.is_empty() && !managed.open {
+        if running.len() == 0 && managed.work.is_empty() && !managed.open {
             return;
         }
-        let has_slot = running.len() < concurrency;
-        let may_read = has_slot && managed.may_read();
-        let time = managed.work.next_time().filter(|_| has_slot);
-        let ended = tokio::select! {
-            biased;
-            Some(ended) = running.next() => Some(ended),
-            () = subscriber.nudge.notified() => None,
-            () = managed.reader.readable(), if may_read => None,
-            () = sleep_until(time.unwrap_or_else(Moment::now)), if time.is_some() => None,
+        // A call that is ready at once needs nothing of what is waited for below.
+        let ended = match poll_fn(|cx| Poll::Ready(running.poll_next(cx))).await {
+            Poll::Ready(Some(ended)) => Some(ended),
+            _ => {
+                let has_slot = running.len() < concurrency;
+                let may_read = has_slot && managed.may_read();
+                let time = managed.work.next_time().filter(|_| has_slot);
+                tokio::select! {
+                    biased;
+                    Some(ended) = poll_fn(|cx| running.poll_next(cx)) => Some(ended),
+                    () = subscriber.nudge.notified() => None,
+                    () = managed.reader.readable(), if may_read => None,
+                    () = sleep_until(time.unwrap_or_else(Moment::now)), if time.is_some() => None,
+                }
+            }
         };
         if let Some((mut jobs, outcome, busy)) = ended {
             managed.calls = running.len();

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use event_bus::{Event, EventBus, Overflow, SubscribeOptions, Topic, by_ref};
+use event_bus::{Event, EventBus, EventFilter, OrderKey, Overflow, Retry, SubscribeOptions, Topic, by_ref};
 use runtime::SystemClock;
 use serde_json::json;
 
@@ -96,7 +96,8 @@ fn block() -> SubscribeOptions {
 #[test]
 fn a_publish_and_its_deliveries_allocate_nothing() {
     let ten = ["a.b", "a.*", "**", "a.b", "b.d", "*.d", "a.c", "**", "a.*", "a.b"];
-    let cases: [(&str, usize, &[&str], SubscribeOptions); 7] = [
+    let every = EventFilter::new().matching(|_| true);
+    let cases: [(&str, usize, &[&str], SubscribeOptions); 11] = [
         ("nobody listens", 0, &[], block()),
         ("one subscription", 0, &["a.b"], block()),
         ("ten subscriptions", 0, &ten, block()),
@@ -104,6 +105,10 @@ fn a_publish_and_its_deliveries_allocate_nothing() {
         ("drop_newest", 0, &ten, SubscribeOptions::new().overflow(Overflow::DropNewest).capacity(1 << 16)),
         ("with a history", 1000, &ten, block()),
         ("a queue that is full all the time", 0, &["a.*", "**"], block().capacity(8)),
+        ("with a retry policy", 0, &ten, block().retry(Retry::new(3))),
+        ("with dead letters", 0, &ten, block().dead_letters()),
+        ("with a filter", 0, &ten, block().filter(every)),
+        ("ordered by a key", 0, &ten, block().ordered_by(OrderKey::source())),
     ];
     let found =
         cases.map(|(what, history, patterns, options)| (what, allocations(history, patterns, &options)));
