@@ -1,6 +1,7 @@
 //! The store in a folder: a log of changes, brought down to a snapshot now and then, and an image of both
 //! in memory. `docs/decisions/0005-task-store.md` says why it is no library's.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -178,35 +179,47 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has `change` put entries to the log's buffer, and writes them. Where that fails nothing has changed.
+    /// Has `change` put entries into the log, and syncs them. Where that fails nothing has changed.
     fn write<T>(
         self: &Arc<Self>,
-        change: impl FnOnce(&mut Image, &mut Vec<u8>) -> T,
-    ) -> (T, Result<(), StoreError>) {
+        change: impl FnOnce(&mut Image, &mut Log) -> io::Result<T>,
+    ) -> Result<T, StoreError> {
         let mut state = self.state();
         let State { image, log, .. } = &mut *state;
-        let answer = change(image, log.buffer());
-        let written = log.append();
-        match written {
-            Ok(_) => {
+        match change(image, log).and_then(|answer| log.append().map(|()| answer)) {
+            Ok(answer) => {
                 image.keep();
                 self.bytes.store(state.bytes(), Ordering::Relaxed);
                 self.snapshot_if_due(state);
-                (answer, Ok(()))
+                Ok(answer)
             }
             Err(error) => {
                 image.revert();
-                (
-                    answer,
-                    Err(StoreError::Engine(format!("write `{}`: {error}", self.disk.path("").display()))),
-                )
+                log.forget();
+                Err(StoreError::Engine(format!("write `{}`: {error}", self.disk.path("").display())))
             }
         }
     }
 
+    fn claim(self: &Arc<Self>, grants: &[Grant]) -> Result<(), StoreError> {
+        self.write(|image, log| Ok(image.claim(grants, log.buffer())))?
+    }
+
+    fn commit(self: &Arc<Self>, commits: &[Commit]) -> Vec<Result<(), StoreError>> {
+        let made = self.write(|image, log| {
+            let mut answers = Vec::with_capacity(commits.len());
+            for commit in commits {
+                answers.push(image.commit(commit, log.buffer()));
+                log.write_if_long()?;
+            }
+            Ok(answers)
+        });
+        made.unwrap_or_else(|error| vec![Err(error); commits.len()])
+    }
+
     /// Begins a new segment, and has what was before it written down once more, all together.
     fn snapshot_if_due(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
-        if state.is_snapshotting || state.log.len() < state.snapshot_at {
+        if state.is_snapshotting || state.log.is_torn() || state.log.len() < state.snapshot_at {
             return;
         }
         let before = state.log.len();
@@ -273,11 +286,7 @@ impl TaskStore for FileTaskStore {
 
     async fn claim(&self, grants: &[Grant]) -> Result<(), StoreError> {
         let grants = grants.to_vec();
-        self.blocking(move |shared| {
-            let (answer, written) = shared.write(|image, log| image.claim(&grants, log));
-            answer.and(written)
-        })
-        .await
+        self.blocking(move |shared| shared.claim(&grants)).await
     }
 
     async fn load(&self, shards: &[u32], cursor: Option<&str>, limit: usize) -> Result<Loaded, StoreError> {
@@ -291,12 +300,7 @@ impl TaskStore for FileTaskStore {
 
     async fn commit(&self, commits: Arc<[Commit]>) -> Vec<Result<(), StoreError>> {
         let count = commits.len();
-        let answers = self.blocking(move |shared| {
-            let (answers, written) = shared.write(|image, log| {
-                commits.iter().map(|commit| image.commit(commit, log)).collect::<Vec<_>>()
-            });
-            Ok(answers.into_iter().map(|answer| answer.and_then(|()| written.clone())).collect())
-        });
+        let answers = self.blocking(move |shared| Ok(shared.commit(&commits)));
         answers.await.unwrap_or_else(|error| vec![Err(error); count])
     }
 

@@ -23,7 +23,7 @@ const FRAME_HEAD: usize = 8;
 /// The longest frame: whatever says more is damaged.
 pub(super) const FRAME_MAX: usize = 1 << 30;
 /// How much is read at once.
-const READ: usize = 4 << 20;
+pub(super) const READ: usize = 4 << 20;
 
 /// What a file begins with.
 pub(super) fn head() -> Vec<u8> {

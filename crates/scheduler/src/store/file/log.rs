@@ -8,9 +8,9 @@
 //! lock           who has the folder
 //! ```
 //!
-//! A batch of changes is one frame of the last segment, and is acknowledged once that has been synced. A
-//! write that fails leaves a tail of which nobody knows how much is there, so that it is cut off before
-//! anything else is written.
+//! A batch of changes is one frame of the last segment, or several if it is long, and is acknowledged once
+//! that has been synced: what a crash leaves of a long one is a beginning. A write that fails leaves a tail
+//! of which nobody knows how much is there, so that it is cut off before anything else is written.
 //!
 //! After a crash, a tail past what was acknowledged that makes no sense is a write that was torn: it is cut
 //! off, with a warning. Anything else that makes no sense is damage, and nothing is opened.
@@ -30,6 +30,8 @@ use crate::store::image::{Frozen, Image};
 /// How far the last segment has been acknowledged. It is written without a sync: it need not survive what
 /// the segment itself survives by its sync, and tells a torn tail from a damaged one after all else.
 const SYNCED: &str = "synced";
+/// From which length on a frame is written, though more entries of its batch come.
+const FRAME_LONG: usize = 16 << 20;
 /// How much of a snapshot is written at once.
 const SNAPSHOT_FRAME: usize = 1 << 20;
 
@@ -53,48 +55,73 @@ pub(super) struct Log {
     number: u64,
     /// Up to where it has been synced.
     len: u64,
+    /// Up to where it has been written.
+    written: u64,
     /// What stands past that is to be cut off first.
     is_torn: bool,
+    /// A segment after this one may be there that was not made to its end.
+    has_next: bool,
     buffer: Vec<u8>,
 }
 
 impl Log {
-    /// The buffer that [`Log::append`] writes: entries are put to its end.
-    pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
-        frame::clear(&mut self.buffer);
+    /// The buffer that is written: entries are put to its end.
+    pub(super) const fn buffer(&mut self) -> &mut Vec<u8> {
         &mut self.buffer
     }
 
-    /// Writes what the buffer has as one frame, and returns once it is on disk. Where that fails nothing
-    /// has been written.
-    pub(super) fn append(&mut self) -> io::Result<usize> {
-        if frame::is_clear(&self.buffer) {
-            return Ok(0);
+    /// Writes what the buffer has as a frame if that is long, so that no frame grows without bound.
+    pub(super) fn write_if_long(&mut self) -> io::Result<()> {
+        if self.buffer.len() < FRAME_LONG { Ok(()) } else { self.write_frame() }
+    }
+
+    /// Writes what the buffer has, and returns once that and what was written before is on disk. Where that
+    /// fails nothing has been written, once [`Log::forget`] has been told.
+    pub(super) fn append(&mut self) -> io::Result<()> {
+        if !frame::is_clear(&self.buffer) {
+            self.write_frame()?;
         }
-        self.mend()?;
-        if self.buffer.len() > frame::FRAME_MAX {
-            return Err(io::Error::other("more at once than fits into a frame"));
+        if self.written == self.len {
+            return Ok(());
         }
-        frame::seal(&mut self.buffer, self.number, self.len);
-        self.is_torn = true;
-        self.file.write(self.len, &self.buffer)?;
         self.file.sync()?;
         self.is_torn = false;
-        self.len += self.buffer.len() as u64;
+        self.len = self.written;
         self.note_synced();
-        Ok(self.buffer.len())
+        Ok(())
+    }
+
+    fn write_frame(&mut self) -> io::Result<()> {
+        if self.written == self.len {
+            self.mend()?;
+        }
+        frame::seal(&mut self.buffer, self.number, self.written);
+        self.is_torn = true;
+        self.file.write(self.written, &self.buffer)?;
+        self.written += self.buffer.len() as u64;
+        frame::clear(&mut self.buffer);
+        Ok(())
+    }
+
+    /// What was written since the last sync does not count.
+    pub(super) fn forget(&mut self) {
+        frame::clear(&mut self.buffer);
+        self.written = self.len;
     }
 
     /// Cuts off what a failed write has left.
-    pub(super) fn mend(&mut self) -> io::Result<()> {
+    fn mend(&mut self) -> io::Result<()> {
         if self.is_torn {
-            let next = segment_name(self.number + 1);
-            if self.disk.list()?.contains(&next) {
-                self.disk.remove(&next)?;
+            if self.has_next {
+                let next = segment_name(self.number + 1);
+                if self.disk.list()?.contains(&next) {
+                    self.disk.remove(&next)?;
+                }
                 self.disk.sync_names()?;
+                self.has_next = false;
             }
+            // With no sync: the next one, of what is written or of a start, makes sure of this too.
             self.file.truncate(self.len)?;
-            self.file.sync()?;
             self.is_torn = false;
         }
         Ok(())
@@ -108,16 +135,20 @@ impl Log {
         }
     }
 
-    /// Goes on in a new segment, and tells its number: a snapshot of what was before it makes the earlier
+    /// Whether the last write failed, so that only the next one makes sure of what this segment ends with.
+    pub(super) const fn is_torn(&self) -> bool {
+        self.is_torn
+    }
+
+    /// Goes on in a new segment after one that is whole, and tells its number: a snapshot of what was before it makes the earlier
     /// ones superfluous.
     pub(super) fn roll(&mut self) -> io::Result<u64> {
-        self.mend()?;
         let number = self.number + 1;
         // Until the new one is whole, it must not be there: see `mend`.
-        self.is_torn = true;
+        (self.is_torn, self.has_next) = (true, true);
         let (file, len) = create_segment(&*self.disk, number, self.len)?;
-        self.is_torn = false;
-        (self.file, self.number, self.len) = (file, number, len);
+        (self.is_torn, self.has_next) = (false, false);
+        (self.file, self.number, self.len, self.written) = (file, number, len, len);
         self.note_synced();
         Ok(number)
     }
@@ -253,7 +284,10 @@ impl<'a> Recovery<'a> {
     fn log(&self, file: Box<dyn DiskFile>, number: u64, len: u64) -> Result<Log, FileStoreError> {
         let synced = self.disk.open(SYNCED).map_err(|source| self.failed("open", SYNCED, source))?;
         let disk = Arc::clone(self.disk);
-        let mut log = Log { disk, file, synced, number, len, is_torn: false, buffer: Vec::new() };
+        let mut buffer = Vec::new();
+        frame::clear(&mut buffer);
+        let mut log =
+            Log { disk, file, synced, number, len, written: len, is_torn: false, has_next: false, buffer };
         log.note_synced();
         Ok(log)
     }
@@ -365,15 +399,14 @@ impl<'a> Recovery<'a> {
             Ok(frames) => {
                 let len = frames.offset();
                 let mut file = frames.into_file();
-                // What was read may not be on disk yet, and is about to be acted on.
-                file.sync().map_err(|source| io(self, "sync", source))?;
+                self.secure(&mut *file, acknowledged, len).map_err(|source| io(self, "write", source))?;
                 return Ok(Recovered { log: self.log(file, number, len)?, snapshot_bytes, cut: 0 });
             }
             Err(flaw) => flaw,
         };
         let mut file = self.disk.open(&name).map_err(|source| io(self, "open", source))?;
         let file_len = file.len().map_err(|source| io(self, "read", source))?;
-        let is_foreign = flaw.offset < frame::HEAD && file_len >= frame::HEAD && !is_blank(&mut *file);
+        let is_foreign = flaw.offset < frame::HEAD && file_len >= frame::HEAD && !is_torn_head(&mut *file);
         if flaw.offset < acknowledged || is_foreign {
             return Err(self.damaged(&name, flaw));
         }
@@ -392,8 +425,20 @@ impl<'a> Recovery<'a> {
             return Ok(Recovered { log: self.log(file, number, len)?, snapshot_bytes, cut });
         }
         file.truncate(flaw.offset).map_err(|source| io(self, "truncate", source))?;
-        file.sync().map_err(|source| io(self, "sync", source))?;
+        self.secure(&mut *file, acknowledged, flaw.offset).map_err(|source| io(self, "write", source))?;
         Ok(Recovered { log: self.log(file, number, flaw.offset)?, snapshot_bytes, cut })
+    }
+
+    /// Makes sure of the last segment as it was read: it is about to be acted on, and may stand in the cache
+    /// of a system whose disk has it otherwise. For what had not been acknowledged a sync alone would not do:
+    /// where one has failed, the system takes for written what it could not write.
+    fn secure(&self, file: &mut dyn DiskFile, from: u64, until: u64) -> io::Result<()> {
+        for at in (from..until).step_by(frame::READ) {
+            let bytes = file.read(at, frame::READ.min((until - at) as usize))?;
+            file.write(at, &bytes)?;
+        }
+        file.sync()?;
+        self.disk.sync_names()
     }
 
     fn apply(&mut self, kind: Kind, name: &str, offset: u64) -> Result<(), FileStoreError> {
@@ -416,10 +461,11 @@ impl<'a> Recovery<'a> {
     }
 }
 
-/// Whether the file is nothing but zeros: what a file system may leave of a write that it has made room for.
-fn is_blank(file: &mut dyn DiskFile) -> bool {
-    let head = file.read(0, 4096).unwrap_or_default();
-    head.iter().all(|byte| *byte == 0)
+/// Whether the file begins with what is left of a head that was being written: of each byte that or a zero,
+/// which a file system leaves where it has made room and not written.
+fn is_torn_head(file: &mut dyn DiskFile) -> bool {
+    let found = file.read(0, frame::HEAD as usize).unwrap_or_default();
+    found.iter().zip(frame::head()).all(|(found, head)| *found == 0 || *found == head)
 }
 
 /// The entries of a frame.

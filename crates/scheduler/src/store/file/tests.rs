@@ -7,6 +7,10 @@ use super::*;
 use crate::spec::TaskSpec;
 use crate::store::{Change, StoredTask, TaskState};
 
+mod crash;
+mod damage;
+mod forgetful;
+
 const SEGMENT: &str = "tasks-00000001.log";
 
 fn insert(id: &str) -> Commit {
@@ -51,38 +55,6 @@ fn opened_with(folder: &Path, name: &str, bytes: &[u8]) -> Result<usize, FileSto
         fs::write(folder.join(name), bytes).unwrap();
     }
     found
-}
-
-#[tokio::test]
-async fn promise_1_a_flipped_byte_is_refused_by_file_and_place_or_does_no_harm() {
-    let folder = folder_of_two().await;
-    for name in [SEGMENT, "synced"] {
-        let whole = fs::read(folder.path().join(name)).unwrap();
-        for at in 0..whole.len() {
-            let mut bytes = whole.clone();
-            bytes[at] ^= 0x10;
-            match opened_with(folder.path(), name, &bytes) {
-                Ok(found) => assert_eq!((found, name), (2, "synced"), "byte {at}"),
-                Err(error) => {
-                    let said = error.to_string();
-                    assert!(said.contains(SEGMENT) && said.contains("damaged at byte"), "byte {at}: {said}");
-                }
-            }
-        }
-    }
-    assert_eq!(tasks(folder.path()).unwrap(), 2);
-}
-
-#[tokio::test]
-async fn promise_1_what_was_acknowledged_and_is_cut_off_is_refused() {
-    let folder = folder_of_two().await;
-    let whole = fs::read(folder.path().join(SEGMENT)).unwrap();
-    for len in 0..whole.len() {
-        let error = opened_with(folder.path(), SEGMENT, &whole[..len]).unwrap_err();
-        assert!(matches!(error, FileStoreError::Damaged { .. }), "{len}: {error}");
-    }
-    fs::remove_file(folder.path().join(SEGMENT)).unwrap();
-    assert!(matches!(tasks(folder.path()), Err(FileStoreError::Missing { .. })));
 }
 
 #[tokio::test]
