@@ -74,6 +74,7 @@ impl Api {
             event_streams: Arc::new(Semaphore::new(config.event_streams_max)),
             closing: CancellationToken::new(),
             keyed: TaskOwner::new("keyed requests"),
+            sockets: TaskOwner::new("websockets"),
             management,
             config,
             openapi_tag: openapi::tag(&openapi),
@@ -88,6 +89,11 @@ impl Api {
     /// Ends answers that have no end of their own, so that their connections can close.
     pub(crate) fn close_streams(&self) {
         self.inner.shared.closing.cancel();
+    }
+
+    /// The connections that have become WebSockets, which nobody else owns any more.
+    pub(crate) fn sockets(&self) -> &TaskOwner {
+        &self.inner.shared.sockets
     }
 
     pub(crate) fn config(&self) -> &HttpConfig {

@@ -39,7 +39,7 @@ pub struct HttpConfig {
     /// How many requests are under way at once on one HTTP/2 connection.
     #[schemars(range(min = 1, max = 10_000))]
     pub streams_max: u32,
-    /// How many clients follow `/events/stream` at once.
+    /// How many clients follow events at once, by `/events/stream` and `/ws`.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub event_streams_max: usize,
     /// How many events such a client may lag behind before it loses some, and is told so.
@@ -53,7 +53,7 @@ pub struct HttpConfig {
     #[serde(with = "runtime::duration_text")]
     #[schemars(with = "String")]
     pub body_timeout: Duration,
-    /// How often a quiet event stream shows that it is alive.
+    /// How often a quiet event stream shows that it is alive, and a WebSocket client has to.
     #[serde(with = "runtime::duration_text")]
     #[schemars(with = "String")]
     pub heartbeat: Duration,

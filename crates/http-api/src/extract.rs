@@ -298,6 +298,12 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     Ok(value)
 }
 
+/// Reads what has been read as JSON already.
+pub(crate) fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, Problem> {
+    serde_path_to_error::deserialize(value)
+        .map_err(|error| field_problem(&error.path().to_string(), &error.inner().to_string()))
+}
+
 /// A problem with the field at a decoder's path. A field that is missing or there twice is
 /// named though the path ends above it.
 fn field_problem(path: &str, detail: &str) -> Problem {

@@ -51,6 +51,7 @@ mod replies;
 mod routes;
 mod serve;
 mod shared;
+mod socket;
 mod sse;
 mod strict;
 mod waits;

@@ -73,6 +73,27 @@ fn histogram(method: &'static str, route: &str, status: StatusCode) -> Histogram
     )
 }
 
+/// A WebSocket client, counted for as long as it is there.
+pub(crate) struct WebSocketClient(());
+
+impl WebSocketClient {
+    pub(crate) fn new() -> Self {
+        metrics::gauge!("websocket_clients").increment(1.0);
+        Self(())
+    }
+}
+
+impl Drop for WebSocketClient {
+    fn drop(&mut self) {
+        metrics::gauge!("websocket_clients").decrement(1.0);
+    }
+}
+
+/// Counts a WebSocket that ended, by why it did.
+pub(crate) fn websocket_closed(reason: &'static str) {
+    metrics::counter!("websocket_closed_total", "reason" => reason).increment(1);
+}
+
 /// The method if it is one that the conventions know, so that a client cannot make up labels.
 fn known_method(method: &Method) -> &'static str {
     match *method {

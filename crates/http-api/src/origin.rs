@@ -52,6 +52,11 @@ pub(crate) fn check_same_origin(method: &Method, uri: &Uri, headers: &HeaderMap)
     if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
         return Ok(());
     }
+    check_own_page(uri, headers)
+}
+
+/// Whether a request that may write, whatever its method, comes from a page of another site.
+pub(crate) fn check_own_page(uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
     let foreign = || Problem::forbidden("writes from pages of other sites are refused");
     if let Some(site) = headers.get(SEC_FETCH_SITE)
         && !matches!(site.as_bytes(), b"same-origin" | b"none")

@@ -115,6 +115,7 @@ fn described() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(events::publish))
         .routes(routes!(events::subscriptions))
         .routes(routes!(events::follow))
+        .routes(routes!(events::socket))
         .routes(routes!(dead_letters::list))
         .routes(routes!(dead_letters::redrive_many))
         .routes(routes!(dead_letters::discard_many))

@@ -110,19 +110,24 @@ impl Server {
     pub async fn drain(&self, deadline: Duration) -> ShutdownReport {
         self.draining.begin();
         self.api.close_streams();
-        let (connections, work) = (&self.connections, async {
-            while !self.connections.is_empty() {
+        let (connections, sockets) = (&self.connections, self.api.sockets());
+        let work = async {
+            while !connections.is_empty() || !sockets.is_empty() {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
-        });
+        };
         let _ = runtime::within(deadline, work).await;
-        connections.shutdown(Duration::from_millis(1)).await
+        let mut report = connections.shutdown(Duration::from_millis(1)).await;
+        let rest = sockets.shutdown(Duration::from_millis(1)).await;
+        report.aborted.extend(rest.aborted);
+        report.stuck.extend(rest.stuck);
+        report
     }
 
-    /// How many connections are open.
+    /// How many connections are open, those that have become WebSockets among them.
     #[must_use]
     pub fn connections(&self) -> usize {
-        self.connections.len()
+        self.connections.len() + self.api.sockets().len()
     }
 
     fn connection(&self, stream: TcpStream, peer: SocketAddr) -> impl Future<Output = ()> + Send + 'static {
@@ -144,9 +149,12 @@ impl Server {
             let (stream, waits) = (TokioIo::new(stream), Waits::new());
             let ended = match version {
                 Ok(Ok(Version::Http1)) => {
-                    let connection =
-                        http1.timer(waits.clone()).serve_connection(Replies::new(stream), service);
-                    drive(connection, http1::Connection::graceful_shutdown, &waits, &draining).await
+                    let connection = http1
+                        .timer(waits.clone())
+                        .serve_connection(Replies::new(stream), service)
+                        .with_upgrades();
+                    drive(connection, http1::UpgradeableConnection::graceful_shutdown, &waits, &draining)
+                        .await
                 }
                 Ok(Ok(Version::Http2)) => {
                     let connection = http2.serve_connection(stream, service);

@@ -27,6 +27,8 @@ pub(crate) struct Shared {
     pub(crate) event_streams: Arc<Semaphore>,
     /// Requests with an `Idempotency-Key`, which go on when their client leaves.
     pub(crate) keyed: TaskOwner,
+    /// Connections that have become WebSockets.
+    pub(crate) sockets: TaskOwner,
     /// Signalled when answers without an end should end.
     pub(crate) closing: CancellationToken,
 }

@@ -184,6 +184,8 @@ pub const CATALOG: &[Described] = &[
         &["signal"],
         "Spans, log records and data points that the collector has taken.",
     ),
+    gauge("websocket_clients", &[], "Clients that are connected by WebSocket."),
+    counter("websocket_closed_total", &["reason"], "WebSocket connections that have ended, by why they did."),
 ];
 
 /// Where `snapshot` and `described` do not agree: a metric of another kind, a label too many, a metric

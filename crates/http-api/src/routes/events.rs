@@ -1,13 +1,12 @@
 //! Events: what happened of late, what is published, who listens.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
 
-use axum::response::Response;
+use axum::extract::Request;
+use axum::response::{IntoResponse, Response};
 use event_bus::{Event, SubscriptionInfo};
 use http::HeaderMap;
-use management::{EventFilter, PageRequest, Problem, ProblemKind, PublishedEvent, TestEventRequest};
+use management::{EventFilter, PageRequest, Problem, PublishedEvent, TestEventRequest};
 use runtime::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -16,6 +15,8 @@ use utoipa::{IntoParams, ToSchema};
 use crate::cloud_events::Publication;
 use crate::envelope::{Answer, Envelope, Outcome, Refusal, list_data};
 use crate::extract::{Ctx, OptionalJson, PageQuery, Query};
+use crate::origin::check_own_page;
+use crate::socket::{Upgrade, place};
 use crate::sse::{self, Following};
 
 /// An event as a CloudEvent 1.0. Extension attributes stand beside these.
@@ -228,10 +229,7 @@ pub(crate) async fn follow(
     Query(query): Query<FollowQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let Ok(place) = Arc::clone(&ctx.shared.event_streams).try_acquire_owned() else {
-        let problem = Problem::new(ProblemKind::TooMany, "as many clients follow events as may");
-        return Err(problem.retry_after(Duration::from_secs(5)).into());
-    };
+    let place = place(&ctx)?;
     let last = match headers.get("last-event-id").map(|id| id.to_str()) {
         Some(Ok(id)) => Some(id.to_owned()),
         Some(Err(_)) => return Err(Problem::malformed("`Last-Event-ID` cannot be read").into()),
@@ -243,4 +241,25 @@ pub(crate) async fn follow(
         ctx.management().follow_events(ctx.caller(), pattern, last.as_deref(), config.event_lag_max)?;
     let following = Following { heartbeat: config.heartbeat, closing: ctx.shared.closing.clone(), place };
     Ok(sse::answer(feed, following))
+}
+
+/// Events both ways over a WebSocket.
+///
+/// Messages are JSON texts, each an object with a `type` and an `id` of the client's. A client says `subscribe`,
+/// `unsubscribe`, `publish` and `ack`, and is told `subscribed`, `unsubscribed`, `event`, `lagged`, `published` and
+/// `error`. The reference of the HTTP API has the fields of each.
+#[utoipa::path(get, path = "/ws", tag = "events",
+    responses(
+        (status = 101, description = "The connection is a WebSocket from here on."),
+        (status = 426, description = "The request asks for no WebSocket, or not over HTTP/1.1.", body = crate::envelope::ErrorEnvelope),
+        (status = 429, description = "As many clients follow events as may.", body = crate::envelope::ErrorEnvelope)))]
+pub(crate) async fn socket(ctx: Ctx, mut request: Request) -> Result<Response, Refusal> {
+    // A browser lets any page open one, and sends along what proves the user.
+    check_own_page(request.uri(), request.headers())?;
+    let upgrade = match Upgrade::of(&mut request) {
+        Ok(upgrade) => upgrade,
+        Err(refused) => return Ok(refused.into_response()),
+    };
+    let place = place(&ctx)?;
+    Ok(upgrade.accept(&ctx, place))
 }

@@ -10,6 +10,7 @@ mod host;
 mod plugin_routes;
 mod plugins;
 mod serving;
+mod socket;
 mod streaming;
 mod strictness;
 mod tasks;

@@ -11,17 +11,21 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
-struct Running {
-    server: Arc<Server>,
-    address: SocketAddr,
+pub(crate) struct Running {
+    pub(crate) server: Arc<Server>,
+    pub(crate) address: SocketAddr,
     stop: CancellationToken,
     _accepting: TaskOwner,
 }
 
 async fn serve(config: HttpConfig) -> Running {
+    serve_api(Api::new(Management::builder().build(), config)).await
+}
+
+pub(crate) async fn serve_api(api: Api) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let server = Arc::new(Server::new(Api::new(Management::builder().build(), config)));
+    let server = Arc::new(Server::new(api));
     let stop = CancellationToken::new();
     let accepting = TaskOwner::new("test");
     let (accepted, stopped) = (Arc::clone(&server), stop.clone());

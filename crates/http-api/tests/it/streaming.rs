@@ -17,7 +17,7 @@ use crate::host::{Host, host, host_with};
 const SOON: Duration = Duration::from_secs(10);
 
 /// The transport as a plugin, listening.
-async fn listening(host: &Host) -> SocketAddr {
+pub(crate) async fn listening(host: &Host) -> SocketAddr {
     host.manager.start("http", Change::default()).await.unwrap();
     let mut address = host.http.address();
     timeout(SOON, address.wait_for(Option::is_some)).await.unwrap().unwrap().unwrap()
