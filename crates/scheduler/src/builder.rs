@@ -253,7 +253,7 @@ impl SchedulerBuilder {
         let ids =
             RunIds { begun_ms: now.unsigned_abs() / 1000, salt: RandomState::new().hash_one(now) as u32 };
         let auto_start = config.auto_start && !self.start_later;
-        let mut core = Core::new(config, self.executors.clone(), calendars.clone(), ids, now);
+        let mut core = Core::new(config, self.executors.clone(), ids, now);
         core.tells = teller.is_some();
         // Epochs must be greater than those of the process before, which the time is as a rule.
         let alone = self.coordinator.is_none().then(|| MemoryCoordinator::new(SHARDS, now.unsigned_abs()));

@@ -15,7 +15,6 @@ use crate::id::{RunId, RunIds};
 use crate::notice::{Notice, NoticeKind};
 use crate::persist::Owned;
 use crate::rare::Rare;
-use crate::schedule::days::Calendars;
 use crate::schedule::{Micros, NEVER};
 use crate::stats::Stats;
 use crate::timer::{Entry, Kind, Timer};
@@ -36,6 +35,7 @@ mod held;
 mod index;
 mod passed;
 mod query;
+mod restore;
 mod stored;
 mod table;
 mod why;
@@ -47,6 +47,7 @@ pub(crate) use finish::{Ended, Output};
 pub(crate) use fire::Launch;
 pub use query::TaskSnapshot;
 pub(crate) use query::{Filter, RunSearch, Search};
+pub(crate) use restore::Restored;
 pub(crate) use stored::{Batch, Pending, Then};
 
 use index::Index;
@@ -239,7 +240,6 @@ pub(crate) struct Core {
     /// Which incarnation of its plugin has registered a task.
     pub(crate) registrations: HashMap<u32, u64>,
     executors: ExecutorRegistry,
-    calendars: Calendars,
     present: Vec<Option<Arc<Registration>>>,
     generation: u64,
     /// Executors as they were before: what nobody holds any more is dropped without the lock, since that is
@@ -263,13 +263,14 @@ pub(crate) struct Core {
     /// How many changes the store has been given and has not taken.
     pub(crate) unwritten: usize,
     pub(crate) running: bool,
+    /// Since when there is no room for all that is due; [`NEVER`] while there is.
+    pub(crate) crowded_since: Micros,
 }
 
 impl Core {
     pub(crate) fn new(
         config: SchedulerConfig,
         executors: ExecutorRegistry,
-        calendars: Calendars,
         ids: RunIds,
         now: Micros,
     ) -> Self {
@@ -292,7 +293,6 @@ impl Core {
             dependents: HashMap::new(),
             registrations: HashMap::new(),
             executors,
-            calendars,
             present: Vec::new(),
             generation: u64::MAX,
             gone: Vec::new(),
@@ -308,6 +308,7 @@ impl Core {
             pending: VecDeque::new(),
             unwritten: 0,
             running: false,
+            crowded_since: NEVER,
             config,
         }
     }

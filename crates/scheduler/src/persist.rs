@@ -1,19 +1,18 @@
 //! The store and the cluster beside the loop: what is written, and which shards this node holds.
 
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use runtime::CancellationToken;
 use tokio::sync::{Notify, oneshot};
 use tracing::{debug, warn};
 
 use crate::coordinator::{Assignment, Coordinator, Grant, Membership};
-use crate::core::{Batch, Core, Pending, Tails, Then};
+use crate::core::{Batch, Core, Pending, Restored, Tails, Then};
 use crate::error::TaskError;
 use crate::schedule::floor_micros;
 use crate::scheduler::Inner;
@@ -29,6 +28,9 @@ pub(crate) struct Owned {
 
 /// How many tasks are read at once.
 const PAGE: usize = 4096;
+/// In how many parts shards are read beside each other. The same on every machine, so that tasks come in the
+/// same order.
+const PARTS: usize = 4;
 /// The first and the longest wait before a store that failed is tried again. Callers wait for it too.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// The same for a cluster.
@@ -181,7 +183,11 @@ impl Inner {
     }
 
     /// Takes over the shards that are new in the assignment, and lets go of those that are gone.
-    pub(crate) async fn follow(&self, keeper: &Keeper, assignment: Assignment) -> Result<(), StoreError> {
+    pub(crate) async fn follow(
+        self: &Arc<Self>,
+        keeper: &Keeper,
+        assignment: Assignment,
+    ) -> Result<(), StoreError> {
         let Assignment { members, grants } = assignment;
         *keeper.members.lock().unwrap_or_else(PoisonError::into_inner) = members;
         let held: HashMap<u32, u64> =
@@ -205,39 +211,25 @@ impl Inner {
         Ok(())
     }
 
-    /// Takes in what the store has of these shards.
-    async fn take_over(&self, keeper: &Keeper, grants: &[Grant]) -> Result<(), StoreError> {
+    /// Takes in what the store has of these shards: pages are read and made into tasks on several threads,
+    /// while those before them are taken in.
+    async fn take_over(self: &Arc<Self>, keeper: &Keeper, grants: &[Grant]) -> Result<(), StoreError> {
         keeper.store.claim(grants).await?;
-        let shards: Vec<u32> = grants.iter().map(|grant| grant.shard).collect();
-        let mut loading = keeper.store.load(&shards, None, PAGE);
-        loop {
-            let Loaded { tasks, next } = loading.await?;
-            // The next page is read while this one is taken in.
-            let next = next.map(|cursor| {
-                let (store, shards) = (Arc::clone(&keeper.store), shards.clone());
-                Box::pin(async move { store.load(&shards, Some(&cursor), PAGE).await })
-            });
-            let next = match next {
-                Some(mut next) => match futures_util::poll!(&mut next) {
-                    Poll::Ready(page) => Some(Box::pin(std::future::ready(page)) as LoadFuture<'_>),
-                    Poll::Pending => Some(next as LoadFuture<'_>),
-                },
-                None => None,
-            };
-            let now = floor_micros(self.clock.now());
-            let mut core = self.core();
-            for stored in tasks {
-                let id = stored.spec.id.clone();
-                if let Err(error) = core.restore(stored, now) {
-                    warn!(task = id, %error, "stored task left alone");
-                }
-            }
-            drop(core);
-            match next {
-                Some(next) => loading = next,
-                None => break,
+        let mut parts: Vec<Part> = std::iter::repeat_with(Part::default).take(PARTS).collect();
+        for (part, grant) in (0..PARTS).cycle().zip(grants) {
+            if let Some(part) = parts.get_mut(part) {
+                part.shards.push(grant.shard);
             }
         }
+        parts.retain(|part| !part.shards.is_empty());
+        let mut pages = Vec::new();
+        while !(parts.is_empty() && pages.is_empty()) {
+            let reading = try_join_all(parts.iter_mut().map(|part| self.read_page(keeper, part)));
+            let (read, ()) = tokio::join!(reading, self.take_in(pages));
+            pages = read?;
+            parts.retain(|part| !part.is_read);
+        }
+        let shards: Vec<u32> = grants.iter().map(|grant| grant.shard).collect();
         self.take_over_records(keeper, &shards).await?;
         if let Some(owned) = &mut self.core().owned {
             owned.epochs.extend(grants.iter().map(|grant| (grant.shard, grant.epoch)));
@@ -259,9 +251,62 @@ impl Inner {
             }
         }
     }
+
+    /// The next page of a part.
+    async fn read_page(
+        self: &Arc<Self>,
+        keeper: &Keeper,
+        part: &mut Part,
+    ) -> Result<Vec<Restored>, StoreError> {
+        let Loaded { tasks, next } = keeper.store.load(&part.shards, part.cursor.as_deref(), PAGE).await?;
+        part.is_read = next.is_none();
+        part.cursor = next;
+        let inner = Arc::clone(self);
+        beside(move || {
+            let now = floor_micros(inner.clock.now());
+            let read = |stored| Restored::read(stored, &inner.executors, &inner.calendars, now);
+            let restored = tasks.into_iter().map(read).filter_map(|read| match read {
+                Ok(restored) => Some(restored),
+                Err((task, error)) => {
+                    warn!(task, %error, "stored task left alone");
+                    None
+                }
+            });
+            restored.collect()
+        })
+        .await
+    }
+
+    async fn take_in(self: &Arc<Self>, pages: Vec<Vec<Restored>>) {
+        let inner = Arc::clone(self);
+        let taken_in = beside(move || {
+            let now = floor_micros(inner.clock.now());
+            for page in pages {
+                let mut core = inner.core();
+                for restored in page {
+                    core.restore(restored, now);
+                }
+            }
+        });
+        if let Err(error) = taken_in.await {
+            warn!(%error, "stored tasks left alone");
+        }
+    }
 }
 
-type LoadFuture<'a> = Pin<Box<dyn Future<Output = Result<Loaded, StoreError>> + Send + 'a>>;
+/// Some of the shards that are taken over, and how far they have been read.
+#[derive(Default)]
+struct Part {
+    shards: Vec<u32>,
+    cursor: Option<String>,
+    is_read: bool,
+}
+
+/// Does work that takes a while on a thread where that keeps nobody waiting.
+async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| StoreError::Engine(format!("a thread that reads tasks has ended: {error}")))
+}
 
 /// Writes whenever something waits.
 pub(crate) async fn keep(inner: Arc<Inner>, token: CancellationToken) {

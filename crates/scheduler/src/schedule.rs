@@ -62,6 +62,8 @@ pub(crate) enum Schedule {
     OnceAt(Micros),
     /// A span after the anchor.
     OnceAfter(Micros),
+    /// One that cannot be used here, as it was given: it has no times.
+    Unusable(Box<ScheduleSpec>),
     /// Another one, without the times that lie on certain days.
     Except(Box<Except>),
 }
@@ -129,7 +131,7 @@ impl Schedule {
     pub(crate) fn next_after(&self, bounds: &Bounds, after: Micros) -> Option<Micros> {
         let after = after.max(bounds.start.saturating_sub(1));
         let next = match self {
-            Self::Dependent => None,
+            Self::Dependent | Self::Unusable(_) => None,
             Self::Cron(plan) => plan.next_after(after),
             Self::Every { every, .. } => on_grid(first_of(bounds, *every, None), *every, after),
             Self::Rate { every, delay, .. } => {
@@ -162,9 +164,12 @@ impl Schedule {
             Self::Except(except) if !except.schedule.waits_for_end() => {
                 except.latest_until(bounds, floor, at)
             }
-            Self::Except(_) | Self::Dependent | Self::Delay { .. } | Self::OnceAt(_) | Self::OnceAfter(_) => {
-                self.next_after(bounds, after).filter(|next| *next <= at)
-            }
+            Self::Except(_)
+            | Self::Dependent
+            | Self::Unusable(_)
+            | Self::Delay { .. }
+            | Self::OnceAt(_)
+            | Self::OnceAfter(_) => self.next_after(bounds, after).filter(|next| *next <= at),
         };
         latest.filter(|latest| *latest > floor)
     }
@@ -199,7 +204,7 @@ impl Schedule {
 
     /// Whether no time is known before the one before has ended.
     pub(crate) fn has_no_times(&self) -> bool {
-        matches!(self.whole(), Self::Dependent | Self::Delay { .. })
+        matches!(self.whole(), Self::Dependent | Self::Unusable(_) | Self::Delay { .. })
     }
 
     /// Whether there is one time only.
@@ -219,6 +224,7 @@ impl Schedule {
         };
         Some(match self {
             Self::Dependent => return None,
+            Self::Unusable(spec) => ScheduleSpec::clone(spec),
             Self::Except(except) => {
                 let mut spec = except.schedule.describe()?;
                 spec.exclude = except.days.entries().to_vec();

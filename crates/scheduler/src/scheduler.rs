@@ -1,6 +1,6 @@
 //! The handle that callers hold.
 
-use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::builder::{BuildError, SchedulerBuilder, SchedulerConfig};
-use crate::core::{Action, Core, Ended, Insert, TaskSnapshot};
+use crate::core::{Action, Core, Ended, TaskSnapshot};
 use crate::def::Def;
 use crate::dispatch::{drive, work};
 use crate::error::TaskError;
@@ -19,13 +19,14 @@ use crate::executor::{ExecutorGuard, ExecutorRegistry};
 use crate::persist::Keeper;
 use crate::publish::{BATCH, Teller};
 use crate::schedule::days::Calendars;
-use crate::schedule::{Micros, floor_micros};
+use crate::schedule::{Micros, NEVER, floor_micros};
 use crate::spec::TaskSpec;
 use crate::store::{Change, StoreError};
 use crate::view::{ExecutorInfo, TaskView};
 
 mod backfill;
 mod bulk;
+mod create;
 mod dry_run;
 mod metered;
 mod owned;
@@ -170,7 +171,11 @@ impl Scheduler {
             Some(handle) => TaskOwner::on(handle.clone(), "scheduler-runs"),
             None => TaskOwner::new("scheduler-runs"),
         };
-        inner.core().running = true;
+        {
+            let mut core = inner.core();
+            core.running = true;
+            core.crowded_since = NEVER;
+        }
         inner.runs.reopen();
         let workers = std::thread::available_parallelism().map_or(2, std::num::NonZero::get).min(16);
         for number in 0..workers {
@@ -214,111 +219,6 @@ impl Scheduler {
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.inner.core().running
-    }
-
-    /// Takes a new task in.
-    ///
-    /// # Errors
-    ///
-    /// If a field is wrong, the id is taken, or there is no room. No task is left then.
-    pub async fn create(&self, spec: TaskSpec) -> Result<TaskView, TaskError> {
-        let inner = &self.inner;
-        let def = Arc::new(Def::admit(&spec, None, &inner.executors, &inner.calendars, inner.now())?);
-        let snapshot = self.create_def(def, false).await?;
-        self.view(snapshot, &spec.id)
-    }
-
-    /// Takes a checked task in, paused if it is to be.
-    async fn create_def(&self, def: Arc<Def>, is_paused: bool) -> Result<Option<TaskSnapshot>, TaskError> {
-        let inner = &self.inner;
-        let now = inner.now();
-        let (snapshot, wanted) = match &inner.keeper {
-            None => {
-                let mut core = inner.core();
-                let task = core.insert(def, if is_paused { Insert::Held } else { Insert::Ready }, now)?;
-                if is_paused {
-                    core.pause_held(task, now);
-                    core.release(task, now);
-                }
-                (core.snapshot(task), core.wanted_at(now))
-            }
-            Some(keeper) => self.create_kept(keeper, def, is_paused, now).await?,
-        };
-        inner.nudge(wanted);
-        inner.tell();
-        Ok(snapshot)
-    }
-
-    /// Takes a task in that does not run before the store has it.
-    async fn create_kept(
-        &self,
-        keeper: &Keeper,
-        def: Arc<Def>,
-        is_paused: bool,
-        now: Micros,
-    ) -> Result<(Option<TaskSnapshot>, Micros), TaskError> {
-        let id = def.id.to_string();
-        let place = Arc::new(AtomicU32::new(0));
-        let chosen = Arc::clone(&place);
-        let begin = move |core: &mut Core| {
-            let task = core.insert(Arc::clone(&def), Insert::Held, now)?;
-            if is_paused {
-                core.pause_held(task, now);
-            }
-            chosen.store(task, Ordering::SeqCst);
-            let stored = core.stored(task).ok_or(TaskError::Stopped)?;
-            Ok(Change::Insert(Box::new(stored)))
-        };
-        let then = move |core: &mut Core, answer: Result<(), StoreError>| {
-            let task = place.load(Ordering::SeqCst);
-            match answer {
-                Ok(()) => {
-                    core.release(task, now);
-                    Ok((core.snapshot(task), core.wanted_at(now)))
-                }
-                Err(error) => {
-                    core.discard(task, now);
-                    Err(refused(&id, error))
-                }
-            }
-        };
-        self.inner.change(keeper, begin, then).await
-    }
-
-    /// Takes many tasks in, each on its own: one that is refused does not keep the others out.
-    pub async fn create_many(&self, specs: Vec<TaskSpec>) -> Vec<Result<(), TaskError>> {
-        /// How many are taken in before the lock is let go for a moment.
-        const STRETCH: usize = 64;
-        let inner = &self.inner;
-        let mut results = Vec::with_capacity(specs.len());
-        if inner.keeper.is_some() {
-            // They are written together: each waits for the store, and all of them at once.
-            let all = specs.into_iter().map(|spec| self.create(spec));
-            results
-                .extend(futures_util::future::join_all(all).await.into_iter().map(|result| result.map(drop)));
-            return results;
-        }
-        let mut ready = Vec::with_capacity(STRETCH);
-        for specs in specs.chunks(STRETCH) {
-            let now = inner.now();
-            ready.extend(
-                specs.iter().map(|spec| {
-                    Def::admit(spec, None, &inner.executors, &inner.calendars, now).map(Arc::new)
-                }),
-            );
-            let wanted = {
-                let mut core = inner.core();
-                results.extend(
-                    ready
-                        .drain(..)
-                        .map(|def| def.and_then(|def| core.insert(def, Insert::Ready, now)).map(drop)),
-                );
-                core.wanted_at(now)
-            };
-            inner.nudge(wanted);
-            inner.tell();
-        }
-        results
     }
 
     /// Puts another definition in place of a task's; with `if_version` only if the task is at that version.
@@ -371,8 +271,11 @@ impl Scheduler {
         } else if spec.id != id {
             return Err(TaskError::invalid("id", format!("is not that of the task, `{id}`")));
         }
-        let owner = self.inner.core().owner_of(id)?;
-        Def::admit(&spec, owner.as_deref(), &self.inner.executors, &self.inner.calendars, now).map(Arc::new)
+        let (present, anchor) = self.inner.core().given(id)?;
+        // A schedule that stays was given when it was: its times may have passed since.
+        let given_at = if present.schedule_spec() == spec.schedule { anchor } else { now };
+        let (executors, calendars) = (&self.inner.executors, &self.inner.calendars);
+        Def::admit(&spec, present.owner(), executors, calendars, given_at).map(Arc::new)
     }
 
     /// Takes a task out, and cancels its runs. Tells what it was.

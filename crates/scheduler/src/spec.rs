@@ -300,6 +300,16 @@ pub struct Misfire {
     pub window: Option<DurationText>,
 }
 
+impl Misfire {
+    /// What it means for times that only waited for room: they have not been missed, and the latest is run.
+    pub(crate) fn when_crowded(self) -> Self {
+        match self.policy {
+            MisfirePolicy::Skip => Self { policy: MisfirePolicy::RunOnce, ..self },
+            MisfirePolicy::RunOnce | MisfirePolicy::RunAll => self,
+        }
+    }
+}
+
 /// Which missed times are made up for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

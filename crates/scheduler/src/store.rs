@@ -256,8 +256,10 @@ pub struct OpenRun {
 /// A task as it is kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StoredTask {
-    /// Its definition.
+    /// Its definition, but for the payload.
     pub spec: TaskSpec,
+    /// What its executor gets, as JSON: a tree of values would only be made to be taken apart again.
+    pub payload: Option<Box<str>>,
     /// The plugin that registered it.
     pub owner: Option<String>,
     /// Tells it from an earlier task with the same id.

@@ -107,9 +107,14 @@ impl Core {
         self.settle(task);
     }
 
+    /// Tells a task from others that have had or will have its place.
+    pub(crate) fn incarnation(&self, task: u32) -> Option<Micros> {
+        self.table.get(task).map(|slot| slot.created)
+    }
+
     /// The store has taken the task: it may run.
     pub(crate) fn release(&mut self, task: u32, now: Micros) {
-        if let Some(slot) = self.table.get_mut(task) {
+        if let Some(slot) = self.table.get_mut(task).filter(|slot| slot.flags & flag::HELD != 0) {
             slot.flags &= !flag::HELD;
             self.arm(task);
             self.tell_task(task, NoticeKind::Scheduled, now, None);
@@ -137,6 +142,10 @@ impl Core {
         let is_same_after = before.after() == def.after();
         if let Some(slot) = self.table.get_mut(task) {
             slot.flags &= !(flag::CANCELED | flag::WAITS_EXECUTOR | flag::WAITS_AFTER | flag::AWAITS_END);
+            if def.owner().is_none() {
+                // It rested for a schedule that could not be used; this one can.
+                slot.flags &= !flag::SUSPENDED;
+            }
             if !is_same_schedule {
                 slot.anchor = now;
                 slot.fired = 0;
@@ -392,7 +401,7 @@ impl Core {
         self.check_version(task, if_version)?;
         self.check_edges(def)?;
         let mut stored = self.stored(task).ok_or_else(|| TaskError::NotFound(def.id.to_string()))?;
-        let spec = def.to_spec(&self.executors.name_of(def.executor));
+        let spec = def.to_spec_without_payload(&self.executors.name_of(def.executor));
         let slot = self.table.get(task);
         if stored.spec.schedule != spec.schedule {
             stored.anchor = timestamp(now);
@@ -406,12 +415,13 @@ impl Core {
         stored.state.canceled = false;
         if let Some(rare) = &mut stored.state.rare {
             rare.forget_failures();
-            if !stored.state.paused && !stored.state.suspended {
+            if !stored.state.paused && (!stored.state.suspended || stored.owner.is_none()) {
                 rare.resume(now);
             }
             rare.upstream.retain(|run| spec.after.iter().any(|edge| edge.task == run.task));
         }
         stored.spec = spec;
+        stored.payload.clone_from(&def.payload);
         Ok(Change::Replace(Box::new(stored)))
     }
 
@@ -514,11 +524,11 @@ impl Core {
         }
     }
 
-    /// The plugin that owns the task.
-    pub(crate) fn owner_of(&self, id: &str) -> Result<Option<String>, TaskError> {
-        let task = self.place(id)?;
-        let def = self.table.get(task).and_then(|slot| slot.def.as_ref());
-        Ok(def.and_then(|def| def.owner()).map(str::to_owned))
+    /// The task's definition, and when its schedule was given.
+    pub(crate) fn given(&self, id: &str) -> Result<(Arc<Def>, Micros), TaskError> {
+        let slot = self.table.get(self.place(id)?);
+        let given = slot.and_then(|slot| Some((slot.def.clone()?, slot.anchor)));
+        given.ok_or_else(|| TaskError::NotFound(id.to_owned()))
     }
 }
 

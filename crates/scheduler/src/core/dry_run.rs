@@ -7,7 +7,7 @@ use super::query::{RunSnapshot, TaskSnapshot};
 use super::{Action, Core, flag};
 use crate::def::Def;
 use crate::error::TaskError;
-use crate::schedule::{Micros, NEVER};
+use crate::schedule::{Micros, NEVER, Schedule};
 use crate::spec::Overlap;
 use crate::view::{RunOrigin, RunOutcome, TaskStatus};
 
@@ -52,15 +52,26 @@ impl Core {
             .get(task)
             .is_some_and(|slot| slot.flags & flag::PAUSED == 0 && slot.flags & flag::SUSPENDED != 0);
         if suspended_only {
-            return Err(self.conflict(task, "its plugin has stopped; it resumes when the plugin starts"));
+            let detail = if self.is_unusable(task) {
+                "its schedule cannot be used; it resumes with one that can"
+            } else {
+                "its plugin has stopped; it resumes when the plugin starts"
+            };
+            return Err(self.conflict(task, detail));
         }
         Ok(task)
+    }
+
+    /// Whether the task rests since its schedule cannot be used.
+    pub(super) fn is_unusable(&self, task: u32) -> bool {
+        let def = self.table.get(task).and_then(|slot| slot.def.as_ref());
+        def.is_some_and(|def| def.owner().is_none() && matches!(def.schedule, Schedule::Unusable(_)))
     }
 
     pub(super) fn check_trigger(&self, id: &str) -> Result<u32, TaskError> {
         let task = self.check(id, Action::Trigger)?;
         let Some(slot) = self.table.get(task) else { return Err(TaskError::NotFound(id.to_owned())) };
-        if slot.flags & (flag::HELD | flag::SUSPENDED) != 0 {
+        if slot.flags & (flag::HELD | flag::SUSPENDED) != 0 && !self.is_unusable(task) {
             return Err(self.conflict(task, "its plugin has stopped"));
         }
         let overlap = slot.def.as_ref().map(|def| def.overlap());

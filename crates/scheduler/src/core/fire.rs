@@ -31,7 +31,11 @@ const LINE_UP_MAX: usize = 4096;
 impl Core {
     /// Takes up to `max` runs that are to start now. Tells whether there may be more.
     pub(crate) fn take(&mut self, now: Micros, max: usize, out: &mut Vec<Launch>) -> bool {
-        if !self.running || self.is_held_up() {
+        if !self.running {
+            return false;
+        }
+        if self.is_held_up() {
+            self.crowded_since = self.crowded_since.min(now);
             return false;
         }
         self.last_seen = now;
@@ -45,13 +49,19 @@ impl Core {
                 continue;
             }
             if !has_room {
+                self.crowded_since = self.crowded_since.min(now);
                 // What is due stands in line by its priority until there is room.
                 lined_up += 1;
                 if lined_up > LINE_UP_MAX {
                     return false;
                 }
             }
-            let Some(entry) = self.timer.pop_due(now) else { return false };
+            let Some(entry) = self.timer.pop_due(now) else {
+                if has_room {
+                    self.crowded_since = NEVER;
+                }
+                return false;
+            };
             match entry.kind {
                 Kind::Task => self.fire(entry, now),
                 Kind::Attempt => self.attempt_again(entry, now, out),
@@ -87,8 +97,13 @@ impl Core {
         let Some(slot) = self.table.get_mut(task) else { return };
         let runs_left = if def.max_runs == 0 { u32::MAX } else { def.max_runs.saturating_sub(slot.fired) };
         let bounds = def.bounds(slot.anchor);
-        let plan =
-            plan(&def.schedule, &bounds, &def.misfire(), runs_left, slot.next, now.saturating_sub(jitter));
+        let misfire = if entry.at >= self.crowded_since && slot.flags & flag::WAITED_EXECUTOR == 0 {
+            // It has come in time, and has waited for room ever since.
+            def.misfire().when_crowded()
+        } else {
+            def.misfire()
+        };
+        let plan = plan(&def.schedule, &bounds, &misfire, runs_left, slot.next, now.saturating_sub(jitter));
         slot.planned = plan.until.max(slot.planned);
         slot.next = NEVER;
         if let Some(missed) = plan.missed {

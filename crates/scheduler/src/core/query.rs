@@ -424,7 +424,7 @@ impl TaskSnapshot {
         if self.flags & flag::CANCELED != 0 {
             return None;
         }
-        if self.flags & flag::SUSPENDED != 0 {
+        if self.flags & flag::SUSPENDED != 0 && self.def.owner().is_some() {
             return Some(format!("plugin `{}` has stopped", self.def.owner().unwrap_or_default()));
         }
         if self.flags & flag::WAITS_EXECUTOR != 0 || self.is_parked {

@@ -1,21 +1,18 @@
-//! Tasks on their way to the store and back.
+//! Tasks on their way to the store.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 
-use super::passed::given_at;
+use serde_json::Value;
+
 use super::query::RunSnapshot;
-use super::{Cause, Core, Ready, Slot, flag};
-use crate::def::Def;
+use super::{Cause, Core, Slot, flag};
 use crate::error::TaskError;
-use crate::history::Note;
 use crate::persist::Owned;
-use crate::rare::{Rare, RareState};
-use crate::schedule::{Micros, NEVER, Schedule, floor_micros, timestamp};
+use crate::rare::RareState;
+use crate::schedule::{Micros, NEVER, timestamp};
+use crate::spec::TaskSpec;
 use crate::store::{Change, Commit, OpenRun, StoreError, StoredTask, TaskState, shard_of};
-use crate::timer::{Entry, Kind};
-use crate::upstream::Caused;
-use crate::view::{RunOrigin, RunOutcome, TaskStatus};
+use crate::view::RunOrigin;
 
 /// What is done once the store has answered.
 pub(crate) type Then = Box<dyn FnOnce(&mut Core, Result<(), StoreError>) + Send>;
@@ -80,10 +77,18 @@ impl Core {
     }
 
     pub(crate) fn stored(&self, task: u32) -> Option<StoredTask> {
+        let def = self.table.get(task)?.def.as_ref()?;
+        self.stored_as(task, def.to_spec_without_payload(&self.executors.name_of(def.executor)))
+    }
+
+    /// The task with the body that its definition was made of.
+    fn stored_as(&self, task: u32, mut spec: TaskSpec) -> Option<StoredTask> {
         let slot = self.table.get(task)?;
         let def = slot.def.as_ref()?;
+        spec.payload = Value::Null;
         Some(StoredTask {
-            spec: def.to_spec(&self.executors.name_of(def.executor)),
+            spec,
+            payload: def.payload.clone(),
             owner: def.owner().map(str::to_owned),
             incarnation: slot.created.unsigned_abs(),
             version: u64::from(slot.version),
@@ -92,6 +97,19 @@ impl Core {
             state: state_of(slot),
             open: Vec::new(),
         })
+    }
+
+    /// Has a new task written that is held until then; `spec` is what its definition was made of, if that is
+    /// at hand.
+    pub(crate) fn store_new(&mut self, task: u32, spec: Option<TaskSpec>, then: Then) {
+        let stored = match spec {
+            Some(spec) => self.stored_as(task, spec),
+            None => self.stored(task),
+        };
+        if let Some(stored) = stored {
+            let change = Box::new(Change::Insert(Box::new(stored)));
+            self.pending.push_back(Pending::Change { change, then });
+        }
     }
 
     /// Has the task's state written, without waiting for it.
@@ -165,7 +183,10 @@ impl Core {
         let mut told: HashSet<u32> = pending
             .iter()
             .filter_map(|pending| match pending {
-                Pending::Change { change, .. } => self.find(change.task()),
+                // Nothing else is told of a new task before it is released.
+                Pending::Change { change, .. } if !matches!(**change, Change::Insert(_)) => {
+                    self.find(change.task())
+                }
                 _ => None,
             })
             .collect();
@@ -252,55 +273,6 @@ impl Core {
         Some(Change::Open { id, incarnation: slot.created.unsigned_abs(), run: Box::new(run) })
     }
 
-    /// Takes up a run that had begun before the process ended: it stands in line, and what was under way is
-    /// done again.
-    fn resume_run(&mut self, task: u32, open: OpenRun, now: Micros) {
-        let scheduled = floor_micros(open.scheduled_for);
-        let by = open.chain.map(|chain| {
-            let by = open.upstream.into_iter().map(Arc::new).collect();
-            Arc::new(Caused { by, chain })
-        });
-        let payload = open.payload.map(|payload| Arc::from(payload.to_string()));
-        let cause = Cause { origin: open.origin, payload, by };
-        let note = cause.by.clone().map(|by| Note { caused: Some(by), ..Note::default() });
-        let record = self.open_record(task, open.origin, RunOutcome::Queued, scheduled, NEVER, 1, note);
-        self.history.name(record, open.id);
-        let Some(slot) = self.table.get_mut(task) else { return };
-        let Some(def) = slot.def.clone() else { return };
-        let ready = Ready {
-            priority: def.priority,
-            task,
-            incarnation: slot.created,
-            record,
-            scheduled,
-            due: scheduled.saturating_add(def.jitter()),
-            // An attempt that was under way did not end, and counts as none.
-            attempts: match open.retry_at {
-                Some(_) => u16::try_from(open.attempt).unwrap_or(u16::MAX),
-                None => u16::try_from(open.attempt.saturating_sub(1)).unwrap_or(u16::MAX),
-            },
-            cause,
-        };
-        let retry_at = open.retry_at.map(floor_micros).filter(|at| *at > now);
-        let Some(retry_at) = retry_at else {
-            Self::side(slot).queue.push_back(ready);
-            return;
-        };
-        slot.active_count += 1;
-        if let Some(group) = def.group() {
-            let state = self.groups.entry(group.name.as_str().into()).or_default();
-            state.limit = group.limit;
-            state.active += 1;
-        }
-        if let Some(record) = self.history.get_mut(record) {
-            record.outcome = RunOutcome::Retrying;
-        }
-        let rank = super::rank(def.priority);
-        let attempts = ready.attempts;
-        let (run, _) = self.activate(ready, def, attempts, retry_at);
-        self.timer.insert(Entry { at: retry_at, rank, kind: Kind::Attempt, index: run });
-    }
-
     fn state_change(&self, task: u32) -> Option<Change> {
         let slot = self.table.get(task)?;
         let id = slot.def.as_ref()?.id.to_string();
@@ -309,6 +281,9 @@ impl Core {
 
     /// Brings a change that a caller asked for up to what has become of the task since he did.
     fn refresh(&self, change: &mut Change) {
+        if matches!(change, Change::Insert(_)) {
+            return;
+        }
         let Some(task) = self.find(change.task()) else { return };
         match change {
             Change::State { state, .. } => {
@@ -324,105 +299,6 @@ impl Core {
                 stored.state.fired = asked.fired.min(stored.state.fired);
             }
             _ => {}
-        }
-    }
-
-    /// Takes a task in that the store has kept.
-    pub(crate) fn restore(&mut self, stored: StoredTask, now: Micros) -> Result<(), TaskError> {
-        let anchor = floor_micros(stored.anchor);
-        // As it was when it was given: a time that was ahead then may have passed since.
-        let def =
-            Def::admit(&stored.spec, stored.owner.as_deref(), &self.executors, &self.calendars, anchor)?;
-        if self.find(&def.id).is_some() {
-            return Ok(());
-        }
-        let def = Arc::new(def);
-        let state = stored.state;
-        let planned = state.planned.map_or(Micros::MIN, floor_micros);
-        let mut slot = Slot::new(Arc::clone(&def), stored.incarnation.cast_signed());
-        slot.anchor = anchor;
-        slot.updated = floor_micros(stored.updated_at);
-        slot.version = u32::try_from(stored.version).unwrap_or(u32::MAX);
-        slot.planned = planned;
-        slot.fired = state.fired;
-        slot.run_count = state.run_count;
-        slot.failure_count = u32::try_from(state.failure_count).unwrap_or(u32::MAX);
-        slot.last_run = state.last_run_at.map_or(NEVER, floor_micros);
-        for (is_set, bit) in [
-            (state.paused, flag::PAUSED),
-            // A plugin that runs registers its tasks again, which lifts this.
-            (state.suspended || stored.owner.is_some(), flag::SUSPENDED),
-            (state.canceled, flag::CANCELED),
-            (state.last_failed, flag::LAST_FAILED),
-        ] {
-            slot.flags |= if is_set { bit } else { 0 };
-        }
-        if let Some(error) = state.last_error {
-            Self::side(&mut slot).last_error = Some(error.into());
-        }
-        let backoff_until = state.rare.as_ref().and_then(|rare| rare.backoff_until).map(floor_micros);
-        if let Some(rare) = state.rare {
-            let side = Self::side(&mut slot);
-            side.failures = rare.consecutive_failures;
-            side.rare = Some(Box::new(Rare::restore(*rare, def.after())));
-        }
-        let is_done = state.canceled || (def.max_runs > 0 && slot.fired >= def.max_runs);
-        if !is_done {
-            slot.next = match *def.schedule.whole() {
-                // What was planned may have been by the schedule before.
-                Schedule::OnceAt(at) => {
-                    Some(at.max(def.bounds(anchor).start)).filter(|at| *at > planned).unwrap_or(NEVER)
-                }
-                // It is reckoned from the end of the run that is taken up again.
-                Schedule::Delay { .. } if !stored.open.is_empty() => {
-                    slot.flags |= flag::AWAITS_END;
-                    NEVER
-                }
-                Schedule::Delay { .. } if planned != Micros::MIN && state.next.is_some() => {
-                    state.next.map_or(NEVER, floor_micros)
-                }
-                Schedule::Delay { .. } if planned != Micros::MIN => {
-                    let ended = state.last_run_at.map_or(now, floor_micros);
-                    def.schedule.next_after(&def.bounds(anchor), ended.max(planned)).unwrap_or(NEVER)
-                }
-                _ => {
-                    let after = planned.max(given_at(&def.schedule, anchor));
-                    def.schedule.next_after(&def.bounds(anchor), after).unwrap_or(NEVER)
-                }
-            };
-        }
-        if let Some(until) = backoff_until
-            && slot.next < until
-        {
-            slot.next = if def.schedule.waits_for_end() {
-                until
-            } else {
-                def.schedule.next_after(&def.bounds(anchor), until - 1).unwrap_or(NEVER)
-            };
-        }
-        self.last_unique = self.last_unique.max(slot.created);
-        let task = self.table.insert(slot, TaskStatus::Pending);
-        self.index.insert(&def.id, task);
-        for open in stored.open {
-            self.resume_run(task, open, now);
-        }
-        self.arm(task);
-        self.settle(task);
-        Ok(())
-    }
-
-    /// Ties restored tasks to those that they run after, once all are there.
-    pub(crate) fn link_restored(&mut self) {
-        self.dependents.clear();
-        for task in 0..self.table.end() {
-            let def = self.table.get(task).and_then(|slot| slot.def.clone());
-            if let Some(def) = def.filter(|def| !def.after().is_empty()) {
-                self.link_edges(task, &def);
-                // What it waits for may all have run before the host died.
-                self.release_if_met(task, self.last_seen);
-            }
-            // So may what a backfill had in line.
-            self.start_queued(task);
         }
     }
 

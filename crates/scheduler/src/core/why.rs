@@ -122,22 +122,26 @@ impl Core {
         if is_dependent {
             return self.why_not_released(slot, def, at, now);
         }
+        if let Schedule::Unusable(_) = def.schedule {
+            let reason = slot.side.as_ref().and_then(|side| side.rare.as_deref()?.resting());
+            let detail = reason.unwrap_or("its schedule cannot be used");
+            return (WhyAnswer::Paused, detail.to_owned());
+        }
         let Some(time) = self.time_of(slot, def, at, until) else {
             if until <= slot.anchor {
                 let detail = format!("the schedule was given at {}", timestamp(slot.anchor));
                 return (WhyAnswer::Redefined, detail);
             }
             let bounds = def.bounds(slot.anchor);
-            let is_left_out = def.schedule.excluded().is_some_and(|days| {
-                let time = def.schedule.whole().next_after(&bounds, at - 1);
-                time.is_some_and(|time| time < until && days.covers(time))
+            let left_out_by = def.schedule.excluded().and_then(|days| {
+                let time = def.schedule.whole().next_after(&bounds, at - 1)?;
+                if time < until { days.named(time) } else { None }
             });
-            let detail = if is_left_out {
-                "its day is one that `exclude` leaves out"
-            } else {
-                "the schedule does not have this time"
+            let detail = match left_out_by {
+                Some(entry) => format!("its day is one that `exclude` leaves out, {entry}"),
+                None => "the schedule does not have this time".to_owned(),
             };
-            return (WhyAnswer::NotScheduled, detail.to_owned());
+            return (WhyAnswer::NotScheduled, detail);
         };
         if let Some(rare) = slot.side.as_ref().and_then(|side| side.rare.as_deref()) {
             if rare.backfill.contains(&time) {

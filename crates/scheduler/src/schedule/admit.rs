@@ -31,6 +31,17 @@ impl Admitted {
     pub(crate) fn dependent() -> Self {
         Self { schedule: Schedule::Dependent, start: Micros::MIN, end: NEVER, max_runs: 0, jitter: 0 }
     }
+
+    /// A schedule that is only kept, since it cannot be used.
+    pub(crate) fn unusable(spec: &ScheduleSpec) -> Self {
+        Self {
+            schedule: Schedule::Unusable(spec.clone().into()),
+            start: spec.start_at.map_or(Micros::MIN, ceil_micros),
+            end: spec.end_at.map_or(NEVER, floor_micros),
+            max_runs: spec.max_runs.unwrap_or(0),
+            jitter: spec.jitter.map_or(0, |jitter| span_micros(jitter.0)),
+        }
+    }
 }
 
 fn refuse<T>(field: &str, detail: impl Into<String>) -> Result<T, TaskError> {
@@ -39,29 +50,11 @@ fn refuse<T>(field: &str, detail: impl Into<String>) -> Result<T, TaskError> {
 
 /// Checks a schedule that is given at `now`.
 pub(crate) fn admit(spec: &ScheduleSpec, calendars: &Calendars, now: Micros) -> Result<Admitted, TaskError> {
-    refuse_strangers(spec)?;
-    let start = spec.start_at.map_or(Micros::MIN, ceil_micros);
-    let end = spec.end_at.map_or(NEVER, floor_micros);
-    if start > end {
-        return refuse("end_at", "is before `start_at`");
-    }
-    if end < now {
-        return refuse("end_at", "has passed");
-    }
-    if spec.max_runs == Some(0) {
-        return refuse("max_runs", "must be 1 or more");
-    }
-    let jitter = spec.jitter.map_or(Ok(0), |jitter| span("jitter", jitter, Duration::ZERO))?;
-    let schedule = match spec.kind {
-        ScheduleKind::Cron => cron(spec, now)?,
-        ScheduleKind::Interval => interval(spec)?,
-        ScheduleKind::Once => once(spec, now)?,
-    };
-    let schedule = except(schedule, spec, calendars)?;
-    let bounds = Bounds { anchor: now, start, end };
+    let admitted = compile(spec, calendars, Some(now))?;
+    let bounds = Bounds { anchor: now, start: admitted.start, end: admitted.end };
     // A one-off time within the grace lies before `now` and is no less a time.
-    let after = if schedule.is_once() { now.saturating_sub(PAST_GRACE + 1) } else { now };
-    if schedule.next_after(&bounds, after).is_none() {
+    let after = if admitted.schedule.is_once() { now.saturating_sub(PAST_GRACE + 1) } else { now };
+    if admitted.schedule.next_after(&bounds, after).is_none() {
         let field = match spec.kind {
             _ if spec.end_at.is_some() => "end_at",
             _ if !spec.exclude.is_empty() => "exclude",
@@ -72,6 +65,38 @@ pub(crate) fn admit(spec: &ScheduleSpec, calendars: &Calendars, now: Micros) -> 
         };
         return refuse(field, "leaves no time at which the task could run");
     }
+    Ok(admitted)
+}
+
+/// Reads a schedule that was admitted before: its times may have passed.
+pub(crate) fn restore(spec: &ScheduleSpec, calendars: &Calendars) -> Result<Admitted, TaskError> {
+    compile(spec, calendars, None)
+}
+
+fn compile(
+    spec: &ScheduleSpec,
+    calendars: &Calendars,
+    given_at: Option<Micros>,
+) -> Result<Admitted, TaskError> {
+    refuse_strangers(spec)?;
+    let start = spec.start_at.map_or(Micros::MIN, ceil_micros);
+    let end = spec.end_at.map_or(NEVER, floor_micros);
+    if start > end {
+        return refuse("end_at", "is before `start_at`");
+    }
+    if given_at.is_some_and(|now| end < now) {
+        return refuse("end_at", "has passed");
+    }
+    if spec.max_runs == Some(0) {
+        return refuse("max_runs", "must be 1 or more");
+    }
+    let jitter = spec.jitter.map_or(Ok(0), |jitter| span("jitter", jitter, Duration::ZERO))?;
+    let schedule = match spec.kind {
+        ScheduleKind::Cron => cron(spec, given_at)?,
+        ScheduleKind::Interval => interval(spec)?,
+        ScheduleKind::Once => once(spec, given_at)?,
+    };
+    let schedule = except(schedule, spec, calendars)?;
     Ok(Admitted { schedule, start, end, max_runs: spec.max_runs.unwrap_or(0), jitter })
 }
 
@@ -115,7 +140,7 @@ fn except(schedule: Schedule, spec: &ScheduleSpec, calendars: &Calendars) -> Res
     }
 }
 
-fn cron(spec: &ScheduleSpec, now: Micros) -> Result<Schedule, TaskError> {
+fn cron(spec: &ScheduleSpec, given_at: Option<Micros>) -> Result<Schedule, TaskError> {
     let Some(text) = &spec.cron else { return refuse("cron", "is required for type `cron`") };
     let trimmed = text.trim();
     let mut words = trimmed.split_ascii_whitespace();
@@ -132,7 +157,7 @@ fn cron(spec: &ScheduleSpec, now: Micros) -> Result<Schedule, TaskError> {
         let every = span("cron", every.into(), SPAN_MIN)?;
         return Ok(Schedule::Every { every, text: trimmed.into() });
     }
-    match CronPlan::new(text, spec.timezone.as_deref(), now) {
+    match CronPlan::new(text, spec.timezone.as_deref(), given_at) {
         Ok(plan) => Ok(Schedule::Cron(plan.into())),
         Err(CronError::Expression(detail)) => refuse("cron", detail),
         Err(CronError::Zone(detail)) => refuse("timezone", detail),
@@ -150,13 +175,13 @@ fn interval(spec: &ScheduleSpec) -> Result<Schedule, TaskError> {
     })
 }
 
-fn once(spec: &ScheduleSpec, now: Micros) -> Result<Schedule, TaskError> {
+fn once(spec: &ScheduleSpec, given_at: Option<Micros>) -> Result<Schedule, TaskError> {
     match (spec.at, spec.delay) {
         (Some(_), Some(_)) => refuse("delay", "does not go with `at`"),
         (None, None) => refuse("at", "is required for type `once`, or `delay` instead of it"),
         (Some(at), None) => {
             let at = ceil_micros(at);
-            if at < now.saturating_sub(PAST_GRACE) {
+            if given_at.is_some_and(|now| at < now.saturating_sub(PAST_GRACE)) {
                 return refuse("at", "lies in the past");
             }
             Ok(Schedule::OnceAt(at))

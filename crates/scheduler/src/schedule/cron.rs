@@ -44,16 +44,17 @@ pub(crate) enum CronError {
 }
 
 impl CronPlan {
-    /// Checks an expression and its zone; `now` is where the search for a first day begins.
-    pub(crate) fn new(text: &str, zone: Option<&str>, now: Micros) -> Result<Self, CronError> {
+    /// Checks an expression and its zone, and that there is a day from `now` on, if that is given.
+    pub(crate) fn new(text: &str, zone: Option<&str>, now: Option<Micros>) -> Result<Self, CronError> {
         if text.len() > TEXT_LEN_MAX {
             return Err(CronError::Expression(format!("is longer than {TEXT_LEN_MAX} characters")));
         }
         let text = text.trim();
         let tz = zone_named(zone).map_err(CronError::Zone)?;
         let times = parsed(text).map_err(CronError::Expression)?;
-        let today = timestamp(now).to_zoned(tz.clone()).date();
-        if times.day_from(today).is_none() {
+        if let Some(now) = now
+            && times.day_from(tz.to_datetime(timestamp(now)).date()).is_none()
+        {
             return Err(CronError::Expression(why_no_day(&times.cron)));
         }
         Ok(Self { text: text.into(), zone: tz, zone_given: zone.is_some() })

@@ -118,12 +118,28 @@ fn no_day(entry: &str) -> String {
     )
 }
 
+/// What an entry stands for.
+#[derive(Debug, Clone)]
+enum Days {
+    Own(Rule),
+    Calendar(Arc<[Rule]>),
+}
+
+impl Days {
+    fn has(&self, date: Date) -> bool {
+        match self {
+            Self::Own(rule) => rule.has(date),
+            Self::Calendar(rules) => rules.iter().any(|rule| rule.has(date)),
+        }
+    }
+}
+
 /// The days that a schedule leaves out, in its zone.
 #[derive(Debug, Clone)]
 pub(crate) struct Excluded {
     entries: Vec<String>,
-    own: Vec<Rule>,
-    calendars: Vec<Arc<[Rule]>>,
+    /// What they say, in their order.
+    days: Vec<Days>,
     zone: TimeZone,
     /// Whether the zone was given for the days alone.
     zone_given: bool,
@@ -141,13 +157,13 @@ impl Excluded {
             return Err(("exclude".to_owned(), format!("must have {EXCLUDE_LEN_MAX} entries or less")));
         }
         let mut read =
-            Self { entries: entries.to_vec(), own: Vec::new(), calendars: Vec::new(), zone, zone_given };
+            Self { entries: entries.to_vec(), days: Vec::with_capacity(entries.len()), zone, zone_given };
         for (at, entry) in entries.iter().enumerate() {
             let entry = entry.trim();
             if let Some(rule) = Rule::read(entry) {
-                read.own.push(rule);
+                read.days.push(Days::Own(rule));
             } else if let Some(calendar) = calendars.0.get(entry) {
-                read.calendars.push(Arc::clone(calendar));
+                read.days.push(Days::Calendar(Arc::clone(calendar)));
             } else {
                 return Err((
                     format!("exclude[{at}]"),
@@ -167,8 +183,17 @@ impl Excluded {
     }
 
     fn has(&self, date: Date) -> bool {
-        let calendars = self.calendars.iter().flat_map(|calendar| calendar.iter());
-        self.own.iter().chain(calendars).any(|rule| rule.has(date))
+        self.days.iter().any(|days| days.has(date))
+    }
+
+    /// By which entry the time lies on a day that is left out, in words.
+    pub(crate) fn named(&self, at: Micros) -> Option<String> {
+        let date = self.date_of(at);
+        let (days, entry) = self.days.iter().zip(&self.entries).find(|(days, _)| days.has(date))?;
+        Some(match days {
+            Days::Own(_) => format!("by `{}`", entry.trim()),
+            Days::Calendar(_) => format!("by the calendar `{}`", entry.trim()),
+        })
     }
 
     /// Whether the time lies on a day that is left out.

@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 
 use super::Scheduler;
 use super::bulk::note_refusal;
+use super::create::{Answers, NewTask};
 use crate::core::Core;
 use crate::def::Def;
 use crate::error::TaskError;
@@ -161,42 +162,64 @@ impl Import {
         }
         (self.report.created, self.report.replaced) = (0, 0);
         for places in order.chunks(AT_ONCE) {
-            let staged = places.iter().filter_map(|place| self.staged.get(*place as usize));
-            let answers = join_all(staged.map(|staged| self.take(staged))).await;
-            for (place, answer) in places.iter().zip(answers) {
-                match answer {
-                    Ok(true) => self.report.created += 1,
-                    Ok(false) => self.report.replaced += 1,
-                    Err(error) => {
-                        self.report.failed += 1;
-                        if let Some(staged) = self.staged.get(*place as usize) {
-                            note_refusal(&mut self.report.failures, &staged.def.id, &error);
-                        }
-                    }
-                }
-            }
+            let staged: Vec<&Staged> =
+                places.iter().filter_map(|place| self.staged.get(*place as usize)).collect();
+            let (new, present): (Vec<&Staged>, Vec<&Staged>) = {
+                let core = self.scheduler.inner.core();
+                staged.into_iter().partition(|staged| core.find(&staged.def.id).is_none())
+            };
+            let (created, replaced) = (self.create_all(&new).await, self.replace_all(&present).await);
+            let mut report = std::mem::take(&mut self.report);
+            let (created, replaced) =
+                (note(&mut report, &new, created), note(&mut report, &present, replaced));
+            report.created += created;
+            report.replaced += replaced;
+            self.report = report;
             tokio::task::yield_now().await;
         }
         Ok(self.report)
     }
+    async fn create_all(&self, new: &[&Staged]) -> Vec<Result<(), TaskError>> {
+        let (answers, answered) = Answers::new(new.len());
+        let tasks = new.iter().enumerate().map(|(at, staged)| NewTask {
+            at,
+            def: Arc::clone(&staged.def),
+            spec: None,
+            is_paused: staged.is_paused,
+        });
+        self.scheduler.create_all(tasks.collect(), &answers, self.scheduler.inner.now());
+        self.scheduler.inner.tell();
+        drop(answers);
+        answered.await.unwrap_or_default()
+    }
 
-    /// Takes one task in. Tells whether it is new.
-    async fn take(&self, staged: &Staged) -> Result<bool, TaskError> {
+    async fn replace_all(&self, present: &[&Staged]) -> Vec<Result<(), TaskError>> {
+        let is_plain = |staged: &Staged| staged.def.after().is_empty();
+        let plain = present.iter().filter(|staged| is_plain(staged));
+        let mut plain = join_all(plain.map(|staged| self.replace(staged))).await.into_iter();
+        let mut answers = Vec::with_capacity(present.len());
+        for staged in present {
+            let answer = if is_plain(staged) { plain.next() } else { None };
+            answers.push(match answer {
+                Some(answer) => answer,
+                // One after the other: whether an edge makes a cycle is told from those before it.
+                None => self.replace(staged).await,
+            });
+        }
+        answers
+    }
+
+    async fn replace(&self, staged: &Staged) -> Result<(), TaskError> {
         let (scheduler, id) = (&self.scheduler, &*staged.def.id);
-        let is_new = scheduler.inner.core().find(id).is_none();
-        if is_new {
-            scheduler.create_def(Arc::clone(&staged.def), staged.is_paused).await?;
-        } else {
-            scheduler.replace_def(id, Arc::clone(&staged.def), None).await?;
-            if staged.is_paused {
-                match scheduler.pause(id).await {
-                    // It is paused already, or done.
-                    Ok(_) | Err(TaskError::Conflict { .. }) => {}
-                    Err(error) => return Err(error),
-                }
+        scheduler.replace_def(id, Arc::clone(&staged.def), None).await?;
+        if staged.is_paused {
+            match scheduler.pause(id).await {
+                // It is paused already, or done.
+                Ok(_) | Err(TaskError::Conflict { .. }) => {}
+                Err(error) => return Err(error),
             }
         }
-        Ok(is_new)
+        Ok(())
     }
 
     /// Checks what can only be checked for all of them together. Tells their order: what others run after
@@ -313,6 +336,21 @@ impl Import {
             format!("makes a cycle: {}", names.join(" -> ")),
         )
     }
+}
+
+/// Puts the refusals among the answers into the report. Tells how many were none.
+fn note(report: &mut ImportReport, staged: &[&Staged], answers: Vec<Result<(), TaskError>>) -> u64 {
+    let mut taken = 0;
+    for (staged, answer) in staged.iter().zip(answers) {
+        match answer {
+            Ok(()) => taken += 1,
+            Err(error) => {
+                report.failed += 1;
+                note_refusal(&mut report.failures, &staged.def.id, &error);
+            }
+        }
+    }
+    taken
 }
 
 /// A task on the way through the graph.

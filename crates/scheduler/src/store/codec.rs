@@ -11,6 +11,7 @@ use runtime::Timestamp;
 
 use super::{OpenRun, StoreError, StoredTask, TaskState};
 use crate::id::RunId;
+use crate::spec::TaskSpec;
 use crate::view::{RunOrigin, RunOutcome, RunView};
 
 /// One change in a log or a snapshot.
@@ -100,6 +101,18 @@ pub(super) struct Definition {
     pub(super) anchor: i64,
     #[prost(sfixed64, tag = "8")]
     pub(super) updated_at: i64,
+    /// As JSON.
+    #[prost(string, optional, tag = "9")]
+    pub(super) payload: Option<String>,
+}
+
+/// What the store itself looks at of a [`Definition`], besides the id: the rest is passed over.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct DefinitionHead {
+    #[prost(fixed64, tag = "2")]
+    pub(super) incarnation: u64,
+    #[prost(uint32, tag = "3")]
+    pub(super) shard: u32,
 }
 
 /// What changes of a task while its definition does not.
@@ -489,7 +502,8 @@ fn decode_state(bytes: &[u8]) -> Result<TaskState, StoreError> {
 
 /// The part of a task that only a replacement changes.
 pub(super) fn encode_definition(shard: u32, task: &StoredTask) -> Vec<u8> {
-    let StoredTask { spec, owner, incarnation, version, anchor, updated_at, state: _, open: _ } = task;
+    let StoredTask { spec, payload, owner, incarnation, version, anchor, updated_at, state: _, open: _ } =
+        task;
     let definition = Definition {
         id: spec.id.clone(),
         incarnation: *incarnation,
@@ -500,6 +514,7 @@ pub(super) fn encode_definition(shard: u32, task: &StoredTask) -> Vec<u8> {
         version: *version,
         anchor: micros(*anchor),
         updated_at: micros(*updated_at),
+        payload: payload.as_deref().map(str::to_owned),
     };
     definition.encode_to_vec()
 }
@@ -511,8 +526,13 @@ pub(super) fn decode_task(
     open: &[OpenRecord],
 ) -> Result<StoredTask, StoreError> {
     let definition = Definition::decode(definition).map_err(|_| unreadable("a task"))?;
+    let mut spec: TaskSpec = json(&definition.spec)?;
+    // It stood within the definition once.
+    let within = Some(std::mem::take(&mut spec.payload)).filter(|payload| !payload.is_null());
+    let payload = definition.payload.or_else(|| within.map(|payload| payload.to_string()));
     Ok(StoredTask {
-        spec: json(&definition.spec)?,
+        spec,
+        payload: payload.map(Into::into),
         owner: definition.owner,
         incarnation: definition.incarnation,
         version: definition.version,

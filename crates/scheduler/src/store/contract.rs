@@ -89,6 +89,7 @@ fn at(seconds: i64) -> Timestamp {
 fn task(id: &str, incarnation: u64) -> StoredTask {
     StoredTask {
         spec: TaskSpec::cron(id, "@daily"),
+        payload: Some(r#"{"a":1}"#.into()),
         owner: Some("greeter".to_owned()),
         incarnation,
         version: 1,

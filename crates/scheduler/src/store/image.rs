@@ -11,7 +11,7 @@ use hashbrown::HashTable;
 use prost::Message;
 
 use super::codec::{
-    Claim, Claims, Definition, Ended, Entry, Kind, Open, OpenRecord, Put, Remove, Run, RunRecord, Side,
+    Claim, Claims, DefinitionHead, Ended, Entry, Kind, Open, OpenRecord, Put, Remove, Run, RunRecord, Side,
     State, decode_run, decode_task, encode_definition, encode_run, encode_state, id_of,
 };
 use super::{Change, Commit, Loaded, Records, Retention, StoreError, StoredTask};
@@ -22,7 +22,8 @@ use crate::coordinator::Grant;
 pub(super) struct Image {
     places: Vec<Option<Held>>,
     free: Vec<u32>,
-    index: HashTable<u32>,
+    /// Places by id, with half of its hash: growing and most comparisons do not touch the tasks.
+    index: HashTable<(u32, u32)>,
     hasher: RandomState,
     epochs: HashMap<u32, u64>,
     /// The oldest first.
@@ -184,16 +185,21 @@ impl Image {
     }
 
     fn put(&mut self, put: Put) -> Result<(), StoreError> {
-        let known = Definition::decode(&*put.definition)
-            .map_err(|_| StoreError::Engine("the store has a task that cannot be read".to_owned()))?;
+        let unreadable = || StoreError::Engine("the store has a task that cannot be read".to_owned());
+        let head = DefinitionHead::decode(&*put.definition).map_err(|_| unreadable())?;
+        let id = id_of(&put.definition);
+        if id.is_empty() {
+            return Err(unreadable());
+        }
+        let place = self.find_bytes(id);
         let side = put.side.filter(|side| *side != Side::default()).map(Arc::new);
         let held = Held {
             definition: put.definition.into(),
             side,
-            incarnation: known.incarnation,
-            shard: known.shard,
+            incarnation: head.incarnation,
+            shard: head.shard,
         };
-        let place = self.find(&known.id).unwrap_or_else(|| {
+        let place = place.unwrap_or_else(|| {
             self.free.pop().unwrap_or_else(|| {
                 self.places.push(None);
                 self.places.len() as u32 - 1
@@ -214,12 +220,11 @@ impl Image {
         if was_there == is_there {
             return;
         }
-        let hash = self.hasher.hash_one(id_of(&id));
+        let hash = self.hash(id_of(&id));
         if is_there {
-            let (places, hasher) = (&self.places, &self.hasher);
-            self.index.insert_unique(hash, place, |place| hasher.hash_one(id_at(places, *place)));
+            self.index.insert_unique(spread(hash), (hash, place), |(hash, _)| spread(*hash));
         } else {
-            if let Ok(found) = self.index.find_entry(hash, |found| *found == place) {
+            if let Ok(found) = self.index.find_entry(spread(hash), |(_, found)| *found == place) {
                 found.remove();
             }
             self.free.push(place);
@@ -302,9 +307,18 @@ impl Image {
     }
 
     fn find(&self, id: &str) -> Option<u32> {
-        let id = id.as_bytes();
-        let hash = self.hasher.hash_one(id);
-        self.index.find(hash, |place| id_at(&self.places, *place) == id).copied()
+        self.find_bytes(id.as_bytes())
+    }
+
+    fn find_bytes(&self, id: &[u8]) -> Option<u32> {
+        let hash = self.hash(id);
+        let is_it = |known: u32, place: u32| known == hash && id_at(&self.places, place) == id;
+        let found = self.index.find(spread(hash), |(known, place)| is_it(*known, *place));
+        found.map(|(_, place)| *place)
+    }
+
+    fn hash(&self, id: &[u8]) -> u32 {
+        self.hasher.hash_one(id) as u32
     }
 
     fn held_at(&self, place: u32) -> Option<&Held> {
@@ -329,11 +343,11 @@ impl Image {
 
     /// A page of the tasks of these shards, still as bytes.
     pub(super) fn page(&self, shards: &[u32], cursor: Option<&str>, limit: usize) -> RawPage {
-        let shards: HashSet<u32> = shards.iter().copied().collect();
+        let is_wanted = wanted(shards);
         let from = cursor.and_then(|cursor| cursor.parse().ok()).unwrap_or(0);
         let mut page = RawPage::default();
         for (place, held) in self.places.iter().enumerate().skip(from) {
-            let Some(held) = held.as_ref().filter(|held| shards.contains(&held.shard)) else { continue };
+            let Some(held) = held.as_ref().filter(|held| is_wanted(held.shard)) else { continue };
             if page.tasks.len() == limit {
                 page.next = Some(place.to_string());
                 break;
@@ -380,6 +394,24 @@ impl Image {
                 .collect(),
         }
     }
+}
+
+/// Whether a shard is one of these.
+fn wanted(shards: &[u32]) -> impl Fn(u32) -> bool {
+    // As an array, since a look at each of a million tasks is many.
+    let end = shards.iter().max().map_or(0, |last| *last as usize + 1);
+    let mut is_wanted = vec![false; end];
+    for shard in shards {
+        if let Some(wanted) = is_wanted.get_mut(*shard as usize) {
+            *wanted = true;
+        }
+    }
+    move |shard| is_wanted.get(shard as usize).copied().unwrap_or(false)
+}
+
+/// The table takes its bucket from the low bits and its tag from the high ones.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 fn id_at(places: &[Option<Held>], place: u32) -> &[u8] {

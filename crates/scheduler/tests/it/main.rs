@@ -17,6 +17,7 @@ mod ports;
 mod promises;
 mod restart;
 mod runs;
+mod settings;
 #[cfg(feature = "test-util")]
 mod simulation;
 mod support;

@@ -17,6 +17,7 @@ fn insert(id: &str) -> Commit {
     let at = runtime::Timestamp::from_second(1_800_000_000).unwrap();
     let task = StoredTask {
         spec: TaskSpec::cron(id, "@daily"),
+        payload: None,
         owner: None,
         incarnation: 7,
         version: 1,

@@ -300,6 +300,7 @@ impl World<'_> {
         spec.description = "x".repeat(self.rng.usize(..200));
         StoredTask {
             spec,
+            payload: Some("[1]".into()),
             owner: None,
             incarnation,
             version: self.rng.u64(1..9),
