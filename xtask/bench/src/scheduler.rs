@@ -1,5 +1,4 @@
-//! The suite `scheduler`: scheduling, firing and what a task costs, in memory, with state, records and
-//! events kept.
+//! The suite `scheduler`: scheduling, firing and what a task costs, with state, records and events kept.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -18,6 +17,8 @@ use tokio_cron_scheduler::{Job, JobScheduler};
 
 use crate::harness::{Goal, Plan, Row, Sample, Unit, block_on, count, growth, resident_bytes};
 
+mod durable;
+
 /// What `tokio-cron-scheduler` is run at: more takes it minutes.
 const PEER_TASKS: usize = 10_000;
 /// How many tasks a caller hands over at once.
@@ -31,7 +32,7 @@ pub(crate) fn rows(plan: &Plan) -> Vec<Row> {
     let (added, kept) = (plan.pick(1_000_000, 100_000), plan.pick(1_000_000, 200_000));
     let (burst_of, span) = (plan.pick(1_000_000, 200_000), plan.pick(5, 2));
     let sizes: &[usize] = plan.pick(&[1_000, 10_000, 100_000, 1_000_000], &[1_000, 10_000, 100_000]);
-    vec![
+    let mut rows = vec![
         Row::new(
             "scheduler.add.1m",
             format!("schedule {} one-off tasks in batches of {BATCH}; {SETTING}", count(added)),
@@ -100,7 +101,9 @@ pub(crate) fn rows(plan: &Plan) -> Vec<Row> {
             |plan| list(plan.pick(1_000_000, 200_000)),
         )
         .without_warm_up(),
-    ]
+    ];
+    rows.extend(durable::rows(plan));
+    rows
 }
 
 fn workers() -> usize {

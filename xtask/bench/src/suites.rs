@@ -95,6 +95,9 @@ mod tests {
             "scheduler.burst.1m.max",
             "scheduler.steady.p99",
             "scheduler.growth",
+            "scheduler.durable.concurrent",
+            "scheduler.durable.batch",
+            "scheduler.restart.1m",
             "http.get_task",
             "http.plugin_route",
         ];
