@@ -24,12 +24,13 @@ const COMMAND_LINE: &str = "command line";
 const HTTP_PORT: &str = "plugins.http.port";
 
 /// Environment variables with a name of their own.
-const SHORT_NAMES: [(&str, &str); 5] = [
+const SHORT_NAMES: [(&str, &str); 6] = [
     ("APP_ENV", "env"),
     ("GO_ENV", "env"),
     ("LOG_LEVEL", "log.level"),
     ("HTTP_PORT", HTTP_PORT),
     ("HTTP_HOST", "plugins.http.host"),
+    ("REDIS_ADDR", "plugins.redis-cluster.address"),
 ];
 
 /// Everything that can be set, but for the plugins' own sections, which they check themselves.

@@ -10,8 +10,9 @@ use anyhow::{Context, anyhow};
 use event_bus::EventBus;
 use http_api::{HTTP, HttpPlugin};
 use management::Management;
-use plugin_core::{ConfigSpec, Plugin, PluginLoader, State, decode};
+use plugin_core::{ConfigSpec, Plugin, PluginLoader, Settings, State, decode};
 use plugin_manager::{ManagerError, PluginManager, PluginOptions, StartReport};
+use plugins_redis::{REDIS, RedisConfig, RedisPlugin};
 use registry::ServiceDirectory;
 use runtime::{SystemClock, TaskOwner};
 use scheduler::{
@@ -52,6 +53,7 @@ pub(crate) fn sections(host: &Host) -> anyhow::Result<BTreeMap<String, Option<Co
     }
     sections.insert(SCHEDULER.to_owned(), Some(SchedulerPlugin::config()));
     sections.insert(HTTP.to_owned(), Some(HttpPlugin::config()));
+    sections.insert(REDIS.to_owned(), Some(RedisPlugin::config()));
     Ok(sections)
 }
 
@@ -63,6 +65,16 @@ fn task_store(config: &SchedulerConfig, data_dir: &Path) -> anyhow::Result<Optio
     let retention = Retention { records: config.max_records, ..Retention::default() };
     let store = FileTaskStore::open(&data_dir.join("tasks"), retention).context("open the task store")?;
     Ok(Some(Arc::new(store)))
+}
+
+/// The engines that the configuration names a server of; nothing of the others is there.
+fn engines(settings: &Settings) -> anyhow::Result<Vec<(Arc<dyn Plugin>, PluginOptions)>> {
+    let mut engines: Vec<(Arc<dyn Plugin>, PluginOptions)> = Vec::new();
+    let redis = settings.section(&["plugins", REDIS]);
+    if !redis.is_null() && decode::<RedisConfig>(&redis)?.is_used() {
+        engines.push((Arc::new(RedisPlugin::new()?), PluginOptions::default()));
+    }
+    Ok(engines)
 }
 
 /// Puts the host together.
@@ -92,6 +104,7 @@ pub(crate) async fn assemble(
         }
         builder.build().await.context("build the scheduler")?
     };
+    let engines = engines(&loaded.settings)?;
     let manager = PluginManager::builder(bus.clone())
         .clock(clock.clone())
         .runtime(plugins.clone())
@@ -121,6 +134,7 @@ pub(crate) async fn assemble(
     for (plugin, options) in
         [(Arc::new(SchedulerPlugin::new(scheduler)?) as Arc<dyn Plugin>, own()), (Arc::new(http), own())]
             .into_iter()
+            .chain(engines)
             .chain(host.plugins)
     {
         manager.register(plugin, options).context("register")?;

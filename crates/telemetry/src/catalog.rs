@@ -38,6 +38,10 @@ const HTTP: &[f64] =
 /// A no-op and a nightly report are both tasks.
 const TASK: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0];
 
+/// From a server on this machine to one that fails over.
+const DATABASE: &[f64] =
+    &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];
+
 /// Fine around the goals for lateness: 2 ms in steady state, 60 and 500 ms in a burst.
 const LATENESS: &[f64] =
     &[0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.06, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 60.0];
@@ -67,6 +71,12 @@ const fn seconds(
 /// `plugin_count_total` and `scheduler_tasks_total` are gauges in spite of their names, which are older
 /// than this project and are what dashboards know.
 pub const CATALOG: &[Described] = &[
+    seconds(
+        "db_client_operation_duration_seconds",
+        &["db_operation_name", "db_system_name", "error_type"],
+        "Time that a call of an engine took, by OpenTelemetry's conventions; failed calls have an error type.",
+        DATABASE,
+    ),
     counter("event_bus_dead_lettered_total", &[], "Events that handlers failed on for good."),
     gauge("event_bus_dead_letters", &[], "Events that handlers failed on for good and that are kept."),
     counter(
@@ -148,6 +158,12 @@ pub const CATALOG: &[Described] = &[
         STARTUP,
     ),
     gauge("plugin_status", &["name", "status"], "1 for the state that a plugin is in."),
+    counter(
+        "redis_client_connection_errors_total",
+        &[],
+        "Times that a connection to Redis was lost or could not be made.",
+    ),
+    counter("redis_client_reconnects_total", &[], "Connections to Redis that were lost and made again."),
     gauge("scheduler_runs_stuck", &[], "Runs that should have ended and do not yield."),
     counter("scheduler_task_auto_pauses_total", &[], "Times that a task was paused since its runs failed."),
     seconds(

@@ -67,7 +67,7 @@ async fn the_sample_file_says_what_is_built_in() {
     let sample = FileSource::required(concat!(env!("CARGO_MANIFEST_DIR"), "/gantry.toml"));
     let said = short_sections(sample.load().await.unwrap()).unwrap();
     let mut built_in = Value::Object(defaults().unwrap());
-    for plugin in [SCHEDULER, http_api::HTTP] {
+    for plugin in [SCHEDULER, http_api::HTTP, plugins_redis::REDIS] {
         let spec = sections().remove(plugin).flatten().unwrap();
         built_in["plugins"][plugin] = Value::Object(spec.defaults().clone());
     }

@@ -11,4 +11,5 @@ mod folder;
 mod host;
 mod plugins;
 mod process;
+mod redis;
 mod tasks;
