@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::bail;
+use http_api::{HTTP, HttpConfig};
+use management::AccessConfig;
 use plugin_core::{
     ConfigError, ConfigSource, ConfigSpec, EnvSource, FileSource, Layer, OverrideFile, Settings, assign,
     decode,
@@ -44,6 +46,7 @@ pub(crate) struct HostConfig {
     /// This process's name among others, in run records and events.
     pub(crate) node: String,
     pub(crate) log: LogConfig,
+    pub(crate) access: AccessConfig,
     pub(crate) manager: ManagerConfig,
     /// Where traces, metrics and logs go.
     pub(crate) telemetry: OtlpConfig,
@@ -58,6 +61,7 @@ impl Default for HostConfig {
             data_dir: PathBuf::from("data"),
             node: "local".to_owned(),
             log: LogConfig::default(),
+            access: AccessConfig::default(),
             manager: ManagerConfig::default(),
             telemetry: OtlpConfig::default(),
             plugins: Map::new(),
@@ -158,8 +162,9 @@ pub(crate) async fn load(
     }
 
     let rest = problems.find(settings.clone(), &known_keys(&settings, sections), |rest| {
-        read_host(rest)?;
-        check_sections(rest, sections)
+        let host = read_host(rest)?;
+        check_sections(rest, sections)?;
+        check_exposure(rest, &host)
     });
     problems.none()?;
     Ok(Loaded { host: read_host(&rest)?, settings, overrides })
@@ -176,6 +181,7 @@ fn read_host(settings: &Settings) -> Result<HostConfig, ConfigError> {
         }
     }
     host.manager.check().map_err(|error| error.under("manager"))?;
+    host.access.check().map_err(|wrong| ConfigError::invalid(wrong.key, wrong.detail).under("access"))?;
     host.log.filter()?;
     host.log.format(host.env)?;
     host.telemetry
@@ -203,6 +209,13 @@ fn check_sections(
     Ok(())
 }
 
+/// Whether the network would reach a host that asks nobody for credentials.
+fn check_exposure(settings: &Settings, host: &HostConfig) -> Result<(), ConfigError> {
+    let http: HttpConfig = decode(&settings.section(&["plugins", HTTP]))?;
+    let exposed = http.check_exposure(host.access.required);
+    exposed.map_err(|wrong| ConfigError::from(wrong).under("plugins.http"))
+}
+
 /// Every setting of the host itself; plugins know their own. `apps/server/gantry.toml` says both to people.
 fn defaults() -> anyhow::Result<Map<String, Value>> {
     let host = HostConfig::default();
@@ -211,6 +224,7 @@ fn defaults() -> anyhow::Result<Map<String, Value>> {
         "data_dir": host.data_dir,
         "node": host.node,
         "log": { "level": host.log.level },
+        "access": host.access,
         "manager": host.manager,
         "telemetry": host.telemetry,
     });

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
+
+use crate::tokens::TokenCommand;
 
 /// Runs plugins, carries events between them, schedules tasks, and is managed over HTTP.
 ///
@@ -13,7 +15,7 @@ use clap::Parser;
 #[command(name = "gantry-server", version)]
 pub(crate) struct Flags {
     /// The configuration file. Without this flag, `gantry.toml` of the working folder is read if it is there.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     pub(crate) config: Option<PathBuf>,
 
     /// Says everything that is wrong with the configuration, or that nothing is, and ends without starting.
@@ -21,7 +23,7 @@ pub(crate) struct Flags {
     pub(crate) check_config: bool,
 
     /// Where the server keeps what has to survive a restart.
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", global = true)]
     pub(crate) data_dir: Option<PathBuf>,
 
     /// The port of the management API; 0 takes a free one, which is printed.
@@ -29,8 +31,20 @@ pub(crate) struct Flags {
     pub(crate) port: Option<u16>,
 
     /// Any setting, such as `--set manager.auto_load=true`. May be given more than once.
-    #[arg(long, value_name = "KEY=VALUE")]
+    #[arg(long, value_name = "KEY=VALUE", global = true)]
     pub(crate) set: Vec<String>,
+
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+/// What can be done instead of serving.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Makes, lists and revokes API tokens, in the data folder, whether or not a server runs.
+    #[command(subcommand)]
+    Token(TokenCommand),
 }
 
 /// The key and the value of a `--set`.

@@ -27,6 +27,7 @@ mod config;
 mod flags;
 mod host;
 mod run;
+mod tokens;
 mod wiring;
 
 // What `/demo/factory` and the guide load: one source for the example and the type that comes with the server.

@@ -13,9 +13,9 @@ use tokio::runtime::Runtime;
 use tracing::{error, info, warn};
 
 use crate::config::{self, Loaded};
-use crate::flags::Flags;
+use crate::flags::{Command, Flags};
 use crate::host::Host;
-use crate::wiring;
+use crate::{tokens, wiring};
 
 /// What the end of the process keeps back of its deadline for logs and the like.
 const FLUSH: Duration = Duration::from_secs(2);
@@ -85,6 +85,10 @@ async fn serve_on(
     let loaded = config::load(flags, std::env::vars(), &wiring::sections(&host)?).await?;
     if flags.check_config {
         say("the configuration is right");
+        return Ok(());
+    }
+    if let Some(Command::Token(command)) = &flags.command {
+        say(&tokens::run(command, &wiring::token_file(&loaded.host.data_dir))?);
         return Ok(());
     }
 

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use event_bus::EventBus;
 use http_api::{HTTP, HttpPlugin};
-use management::Management;
+use management::{Authenticator, Management};
 use plugin_core::{ConfigSpec, Plugin, PluginLoader, Settings, State, decode};
 use plugin_manager::{ManagerError, PluginManager, PluginOptions, StartReport};
 use plugins_redis::{REDIS, RedisConfig, RedisPlugin};
@@ -77,6 +77,11 @@ fn engines(settings: &Settings) -> anyhow::Result<Vec<(Arc<dyn Plugin>, PluginOp
     Ok(engines)
 }
 
+/// Where the API tokens of a host are.
+pub(crate) fn token_file(data_dir: &Path) -> PathBuf {
+    data_dir.join("tokens.json")
+}
+
 /// Puts the host together.
 pub(crate) async fn assemble(
     loaded: Loaded,
@@ -115,7 +120,9 @@ pub(crate) async fn assemble(
         .settings(loaded.settings)
         .overrides(loaded.overrides)
         .build();
+    let access = Authenticator::open(&loaded.host.access, &token_file(&loaded.host.data_dir), clock.clone())?;
     let management = Management::builder()
+        .access(access)
         .clock(clock)
         .node(&loaded.host.node)
         .product("gantry", env!("CARGO_PKG_VERSION"))

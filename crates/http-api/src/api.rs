@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Limited;
-use management::{Caller, Claim, Idempotent, Management, Origin, Problem, ProblemKind, StoredAnswer};
+use management::{Claim, Idempotent, Management, Origin, Problem, ProblemKind, StoredAnswer};
 use runtime::{CancellationToken, TaskOwner};
 use telemetry::{Sampler, TraceContext};
 use tokio::sync::Semaphore;
@@ -21,11 +21,11 @@ use tower_service::Service;
 use crate::body::{AnswerBody, BoxError};
 use crate::direct::RequestLine;
 use crate::dispatch::dispatch;
-use crate::envelope::{ErrorEnvelope, JSON, NO_STORE, Refusal};
+use crate::envelope::{ErrorEnvelope, JSON, NO_STORE, Refusal, ShownOnce};
 use crate::extract::{Ctx, Scope, read_body, too_large};
 use crate::lanes::Lanes;
 use crate::origin::{HostPolicy, check_same_origin};
-use crate::paths::Paths;
+use crate::paths::{Guard, Paths};
 use crate::plugin::HTTP;
 use crate::shared::Shared;
 use crate::{HttpConfig, conditional, dry_run, measure, openapi, routes};
@@ -128,9 +128,9 @@ impl Api {
         } else {
             Ok(false)
         };
-        let caller = Caller::developer(Origin { transport: HTTP, address: peer }, trace)
-            .dry_run(matches!(dry_run, Ok(true)));
-        let scope = Arc::new(Scope::new(caller));
+        let origin = Origin { transport: HTTP, address: peer };
+        let stranger = self.inner.shared.management.stranger(origin, trace);
+        let scope = Arc::new(Scope::new(stranger.dry_run(matches!(dry_run, Ok(true)))));
         let answer = async {
             dry_run?;
             self.answer(request, &scope).await
@@ -190,6 +190,9 @@ impl Api {
         check_same_origin(request.method(), request.uri(), request.headers())?;
         if let Some(found) = self.inner.shared.paths.find(request.uri().path()) {
             scope.took_path(found.at);
+            if let Some(guard) = found.path.guard(request.method()) {
+                self.admit(guard, request.method(), request.uri().path(), request.headers(), scope).await?;
+            }
             let query = request.uri().query().unwrap_or_default();
             if !query.is_empty() {
                 found.path.check_query(request.method(), query)?;
@@ -211,6 +214,25 @@ impl Api {
         Ok(self.route(parts, body, scope).await)
     }
 
+    /// Lets a request in whose caller may do what it asks for, before anything else of it is read.
+    async fn admit(
+        &self,
+        guard: Guard,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+        scope: &Scope,
+    ) -> Result<(), Problem> {
+        let permission = match guard {
+            Guard::Public => return Ok(()),
+            Guard::Needs(permission) => permission,
+            Guard::Closed => return Err(Problem::forbidden("nobody may do this")),
+        };
+        let management = &self.inner.shared.management;
+        scope.authenticate(management, headers).await?;
+        management.authorize(scope.caller(), permission, is_write(method, path).then_some(path))
+    }
+
     async fn route(&self, parts: Parts, body: Body, scope: &Arc<Scope>) -> Response<AnswerBody> {
         let mut request = Request::from_parts(parts, body);
         request.extensions_mut().insert(Arc::clone(scope));
@@ -230,10 +252,10 @@ impl Api {
     ) -> Result<Response<AnswerBody>, Refusal> {
         let body = read_body(body, self.config().body_timeout).await?;
         let fingerprint =
-            self.inner.fingerprints.hash_one((&parts.method, &parts.uri, &body, scope.caller.dry_run));
+            self.inner.fingerprints.hash_one((&parts.method, &parts.uri, &body, scope.caller().dry_run));
         let key = parts.headers.get(IDEMPOTENCY_KEY).and_then(|key| key.to_str().ok()).unwrap_or_default();
         let store = self.inner.shared.management.idempotency();
-        let claim = match store.begin(&scope.caller.name, key, fingerprint)? {
+        let claim = match store.begin(&scope.caller().name, key, fingerprint)? {
             Idempotent::First(claim) => claim,
             Idempotent::Done(answer) => return Ok(replay(&answer)),
         };
@@ -242,7 +264,7 @@ impl Api {
         let (api, scope) = (self.clone(), Arc::clone(scope));
         self.inner.shared.keyed.spawn("request", async move {
             let response = api.route(parts, Body::from(body), &scope).await;
-            let _ = sender.send(keep(claim, response, &scope.caller.trace).await);
+            let _ = sender.send(keep(claim, response, &scope.caller().trace).await);
         });
         answer.await.map_err(|_| Problem::internal().into())
     }
@@ -260,7 +282,8 @@ async fn keep(claim: Claim, response: Response<AnswerBody>, trace: &TraceContext
     if let Some(refusal) = response.extensions_mut().remove::<Refusal>() {
         write_problem(&mut response, &refusal, trace);
     }
-    if response.status().is_server_error() {
+    let is_shown_once = response.extensions().get::<ShownOnce>().is_some();
+    if is_shown_once || response.status().is_server_error() {
         return response;
     }
     let (parts, body) = response.into_parts();
@@ -333,7 +356,8 @@ fn is_of_management(path: &str) -> bool {
     let first = path[1.min(path.len())..].split('/').next().unwrap_or_default();
     matches!(
         first,
-        "" | "audit"
+        "" | "access"
+            | "audit"
             | "cluster"
             | "config"
             | "console"

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use plugin_core::ConfigError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -10,13 +11,14 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HttpConfig {
-    /// The address to listen on. Other than loopback needs `allow_unauthenticated_network_access`.
+    /// The address to listen on. Other than loopback needs `access.required`, or
+    /// `allow_unauthenticated_network_access`.
     #[schemars(with = "String")]
     pub host: IpAddr,
     /// The port to listen on; 0 takes a free one.
     pub port: u16,
     /// Says that everybody who reaches the address may do everything. Without it, and without
-    /// authentication, no address but loopback is listened on.
+    /// `access.required`, no address but loopback is listened on.
     pub allow_unauthenticated_network_access: bool,
     /// Names beside `localhost` and addresses under which a host that listens on loopback may be called,
     /// such as that of a proxy in front of it. Guards against DNS rebinding.
@@ -96,6 +98,12 @@ pub struct InvalidHttpConfig {
     pub detail: String,
 }
 
+impl From<InvalidHttpConfig> for ConfigError {
+    fn from(wrong: InvalidHttpConfig) -> Self {
+        Self::invalid(wrong.key, wrong.detail)
+    }
+}
+
 impl HttpConfig {
     /// The address to listen on.
     #[must_use]
@@ -109,24 +117,30 @@ impl HttpConfig {
         self.host.to_canonical().is_loopback()
     }
 
+    /// Checks that the network does not reach a host that asks nobody for credentials.
+    ///
+    /// # Errors
+    ///
+    /// For an address other than loopback, unless credentials are required or the configuration insists.
+    pub fn check_exposure(&self, requires_authentication: bool) -> Result<(), InvalidHttpConfig> {
+        if self.is_loopback() || requires_authentication || self.allow_unauthenticated_network_access {
+            return Ok(());
+        }
+        let detail = format!(
+            "`{}` can be reached over the network and no authentication is required; say `access.required = \
+             true`, listen on loopback, or say `allow_unauthenticated_network_access = true`",
+            self.host
+        );
+        Err(InvalidHttpConfig { key: "host", detail })
+    }
+
     /// Checks what the types do not say.
     ///
     /// # Errors
     ///
-    /// The first key whose value is out of bounds, and an address that the network reaches while nobody is
-    /// asked for credentials.
+    /// The first key whose value is out of bounds.
     pub fn check(&self) -> Result<(), InvalidHttpConfig> {
         let refused = |key, detail: String| Err(InvalidHttpConfig { key, detail });
-        if !self.is_loopback() && !self.allow_unauthenticated_network_access {
-            return refused(
-                "host",
-                format!(
-                    "`{}` can be reached over the network and no authentication is configured; listen on \
-                     loopback, or say `allow_unauthenticated_network_access = true`",
-                    self.host
-                ),
-            );
-        }
         for (key, value, min, max) in [
             ("body_bytes_max", self.body_bytes_max, 1024, 1 << 30),
             ("import_bytes_max", self.import_bytes_max, 1024, 1 << 40),
@@ -169,11 +183,13 @@ mod tests {
     fn the_network_is_listened_on_only_where_the_configuration_insists() {
         for host in ["0.0.0.0", "::", "192.0.2.1", "::ffff:192.0.2.1"] {
             let open = HttpConfig { host: host.parse().unwrap(), ..HttpConfig::default() };
-            assert_eq!(open.check().unwrap_err().key, "host", "{host}");
-            HttpConfig { allow_unauthenticated_network_access: true, ..open }.check().unwrap();
+            assert_eq!(open.check_exposure(false).unwrap_err().key, "host", "{host}");
+            open.check_exposure(true).unwrap();
+            HttpConfig { allow_unauthenticated_network_access: true, ..open }.check_exposure(false).unwrap();
         }
         for host in ["127.0.0.9", "::1", "::ffff:127.0.0.1"] {
-            HttpConfig { host: host.parse().unwrap(), ..HttpConfig::default() }.check().unwrap();
+            let local = HttpConfig { host: host.parse().unwrap(), ..HttpConfig::default() };
+            local.check_exposure(false).unwrap();
         }
     }
 

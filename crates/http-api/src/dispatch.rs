@@ -87,7 +87,7 @@ where
     B::Error: Into<BoxError>,
 {
     scope.took_route(found.route());
-    authorize(found.route(), &parts, scope)?;
+    authorize(shared, found.route(), &parts, scope).await?;
     let body =
         if body.is_end_stream() { full_body(Bytes::new()) } else { body.map_err(Into::into).boxed_unsync() };
     let (params, next, guard) = found.into_parts();
@@ -104,7 +104,7 @@ where
 
 /// Asks for the role that the endpoint declares. What is public may be called from anywhere, from pages of
 /// other sites too.
-fn authorize(route: &Route, parts: &Parts, scope: &Scope) -> Result<(), Problem> {
+async fn authorize(shared: &Shared, route: &Route, parts: &Parts, scope: &Scope) -> Result<(), Problem> {
     let role = match route.endpoint.required_access() {
         Access::Public => return Ok(()),
         Access::Viewer => Role::Viewer,
@@ -112,7 +112,8 @@ fn authorize(route: &Route, parts: &Parts, scope: &Scope) -> Result<(), Problem>
         Access::Admin => Role::Admin,
     };
     check_same_origin(&parts.method, &parts.uri, &parts.headers)?;
-    scope.caller.require(role)
+    scope.authenticate(&shared.management, &parts.headers).await?;
+    scope.caller().require_role(role)
 }
 
 /// A route's error in the envelope, with the status that the route chose.

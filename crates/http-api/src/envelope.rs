@@ -72,6 +72,10 @@ pub(crate) struct Answer {
     location: Option<String>,
 }
 
+/// Marks an answer that nobody gets a second time: there is a secret in it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ShownOnce;
+
 /// What a handler gives.
 pub(crate) type Outcome = Result<Answer, Refusal>;
 

@@ -25,7 +25,10 @@ use crate::strict::Strict;
 
 /// What is known about a request before it is routed, and what routing finds out.
 pub(crate) struct Scope {
-    pub(crate) caller: Caller,
+    /// Whom the request stands for as long as its credentials have not been looked at.
+    stranger: Caller,
+    /// Whose credentials it has shown.
+    known: OnceLock<Caller>,
     template: OnceLock<Template>,
 }
 
@@ -39,8 +42,31 @@ enum Template {
 }
 
 impl Scope {
-    pub(crate) fn new(caller: Caller) -> Self {
-        Self { caller, template: OnceLock::new() }
+    pub(crate) fn new(stranger: Caller) -> Self {
+        Self { stranger, known: OnceLock::new(), template: OnceLock::new() }
+    }
+
+    /// Who asks.
+    pub(crate) fn caller(&self) -> &Caller {
+        self.known.get().unwrap_or(&self.stranger)
+    }
+
+    /// Looks at the credentials of the request, if it has some. What is public does without.
+    pub(crate) async fn authenticate(
+        &self,
+        management: &Management,
+        headers: &HeaderMap,
+    ) -> Result<(), Problem> {
+        let Some(credentials) = headers.get(header::AUTHORIZATION) else { return Ok(()) };
+        // Whoever stands in front may have gone by the other one.
+        if headers.get_all(header::AUTHORIZATION).iter().nth(1).is_some() {
+            return Err(Problem::malformed("there is more than one `Authorization` header"));
+        }
+        let Caller { origin, trace, dry_run, .. } = self.stranger;
+        // In a box, so that requests without credentials do not carry the room for it.
+        let checked = Box::pin(management.authenticate(Some(credentials.as_bytes()), origin, trace)).await?;
+        let _ = self.known.set(checked.dry_run(dry_run));
+        Ok(())
     }
 
     /// Says which documented path was taken.
@@ -75,7 +101,7 @@ impl Ctx {
     }
 
     pub(crate) fn caller(&self) -> &Caller {
-        &self.scope.caller
+        self.scope.caller()
     }
 }
 

@@ -8,6 +8,8 @@ use serde_json::{Map, Value, json};
 use utoipa::OpenApi as _;
 use utoipa::openapi::OpenApi;
 
+use management::Permission;
+
 use crate::envelope::{ErrorEnvelope, JSON};
 use crate::extract::Ctx;
 
@@ -21,6 +23,7 @@ use crate::extract::Ctx;
         (name = "events", description = "What happens: recent events, the live stream, subscriptions."),
         (name = "scheduler", description = "Tasks, their runs, and what runs them."),
         (name = "host", description = "Services, nodes, configuration, the audit log."),
+        (name = "access", description = "Who is let in: the caller itself, API tokens."),
         (name = "tour", description = "For people: what this is and how to try it."),
     )
 )]
@@ -32,8 +35,9 @@ pub(crate) fn base() -> OpenApi {
 }
 
 /// The refusals: status, name of the component, what it means.
-const REFUSALS: [(&str, &str, &str); 13] = [
+const REFUSALS: [(&str, &str, &str); 15] = [
     ("400", "Malformed", "The request cannot be read."),
+    ("401", "Unauthenticated", "No credentials, or none that hold."),
     ("403", "Forbidden", "The caller's role does not allow it, or a page of another site asked."),
     ("404", "NotFound", "There is no such thing."),
     ("409", "Conflict", "The present state does not allow it."),
@@ -42,6 +46,7 @@ const REFUSALS: [(&str, &str, &str); 13] = [
     ("415", "UnsupportedMediaType", "The body is not JSON."),
     ("421", "Misdirected", "The host does not answer to the name in `Host`."),
     ("422", "InvalidField", "What was sent can be read and is wrong; `error.field` says where."),
+    ("429", "TooMany", "Too often; `Retry-After` says when."),
     ("500", "Internal", "The host or a plugin failed."),
     ("501", "NotAvailable", "This host has been built or configured without it."),
     ("503", "Unavailable", "Not now; `Retry-After` says when."),
@@ -68,6 +73,7 @@ pub(crate) fn complete(document: OpenApi) -> Value {
         components.insert("responses".to_owned(), refusals());
         components.insert("parameters".to_owned(), parameters());
         components.insert("headers".to_owned(), headers());
+        components.insert("securitySchemes".to_owned(), security_schemes());
     }
     document
 }
@@ -83,11 +89,41 @@ fn drop_needless_defaults(schema: &mut Value) {
     }
 }
 
+/// Where an operation has the permission that it takes.
+pub(crate) const PERMISSION: &str = "x-permission";
+
+/// Says of an operation what role its permission takes, where the handler has said which permission it is. An
+/// operation of which nothing is said is closed.
+fn complete_security(operation: &mut Map<String, Value>) {
+    let said = operation.remove("security");
+    let permission = said.as_ref().and_then(|said| said[0]["bearer"][0].as_str()).and_then(Permission::named);
+    if let Some(permission) = permission {
+        operation.insert(PERMISSION.to_owned(), permission.name().into());
+        // Roles where the scheme has no scopes (OpenAPI 3.1, security requirement object).
+        operation.insert("security".to_owned(), json!([{"bearer": [permission.role().as_str()]}]));
+    } else if said == Some(json!([{}])) {
+        operation.insert("security".to_owned(), json!([]));
+    }
+}
+
+fn security_schemes() -> Value {
+    json!({
+        "bearer": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "An API token of this host, or a JSON Web Token of the issuer that it knows. Not asked \
+                            for on a host that says `access.required = false`, where everybody may do everything.",
+        },
+    })
+}
+
 fn complete_operation(path: &str, method: &str, operation: &mut Map<String, Value>) {
     let tag = operation.get("tags").and_then(|tags| tags[0].as_str()).unwrap_or("host").to_owned();
     let name = operation.get("operationId").and_then(Value::as_str).unwrap_or(method).to_owned();
     operation.insert("operationId".to_owned(), format!("{tag}_{name}").into());
 
+    complete_security(operation);
+    let is_public = !operation.contains_key(PERMISSION);
     let write = method != "get";
     let has_body = operation.contains_key("requestBody");
     let versioned = matches!(
@@ -122,6 +158,7 @@ fn complete_operation(path: &str, method: &str, operation: &mut Map<String, Valu
     let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) else { return };
     for (status, component, _) in REFUSALS {
         let applies = match status {
+            "401" | "429" => !is_public,
             "404" => named,
             "409" => write,
             "412" => versioned,
@@ -159,7 +196,7 @@ fn refusals() -> Value {
             },
             "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorEnvelope"}}},
         });
-        if name == "Unavailable" {
+        if matches!(name, "Unavailable" | "TooMany") {
             response["headers"]["retry-after"] =
                 json!({"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}});
         }
@@ -226,7 +263,7 @@ pub(crate) fn tag(document: &[u8]) -> HeaderValue {
 }
 
 /// This document.
-#[utoipa::path(get, path = "/openapi.json", tag = "tour", operation_id = "openapi",
+#[utoipa::path(get, path = "/openapi.json", tag = "tour", security(()), operation_id = "openapi",
     responses((status = 200, description = "OpenAPI 3.1.", content_type = "application/json", body = Object)))]
 pub(crate) async fn serve(ctx: Ctx) -> Response {
     let headers = [

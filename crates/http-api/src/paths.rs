@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 
 use http::Method;
-use management::Problem;
-use serde_json::Value;
+use management::{Permission, Problem};
+use serde_json::{Value, json};
 
 use crate::direct::Direct;
+use crate::openapi::PERMISSION;
 
 /// The documented paths.
 #[derive(Default)]
@@ -28,6 +29,29 @@ struct Operation {
     method: Method,
     /// The parameters that it takes in the query.
     queries: Vec<String>,
+    guard: Guard,
+}
+
+/// Whom an operation is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Guard {
+    /// Whoever asks.
+    Public,
+    /// Whoever has this permission.
+    Needs(Permission),
+    /// Nobody: what says nothing of it.
+    Closed,
+}
+
+impl Guard {
+    /// What the document says of an operation.
+    fn of(operation: &Value) -> Self {
+        match operation[PERMISSION].as_str() {
+            Some(name) => Permission::named(name).map_or(Self::Closed, Self::Needs),
+            None if operation["security"] == json!([]) => Self::Public,
+            None => Self::Closed,
+        }
+    }
 }
 
 /// Which path a request asks for.
@@ -54,6 +78,7 @@ impl Paths {
                 Some(Operation {
                     method: method.to_ascii_uppercase().parse().ok()?,
                     queries: queries.filter_map(|query| query["name"].as_str().map(str::to_owned)).collect(),
+                    guard: Guard::of(operation),
                 })
             });
             all.paths.push(Documented {
@@ -79,12 +104,19 @@ impl Paths {
 }
 
 impl Documented {
+    /// Whom the operation of this method is for, if there is one.
+    pub(crate) fn guard(&self, method: &Method) -> Option<Guard> {
+        self.operation(method).map(|operation| operation.guard)
+    }
+
+    fn operation(&self, method: &Method) -> Option<&Operation> {
+        let method = if *method == Method::HEAD { &Method::GET } else { method };
+        self.operations.iter().find(|operation| operation.method == *method)
+    }
+
     /// Refuses parameters that the document does not name: a misspelt one is not one left out.
     pub(crate) fn check_query(&self, method: &Method, query: &str) -> Result<(), Problem> {
-        let method = if *method == Method::HEAD { &Method::GET } else { method };
-        let Some(operation) = self.operations.iter().find(|operation| operation.method == *method) else {
-            return Ok(());
-        };
+        let Some(operation) = self.operation(method) else { return Ok(()) };
         if percent_encoding::percent_decode_str(query).decode_utf8().is_err() {
             return Err(Problem::malformed("the query cannot be read as UTF-8"));
         }

@@ -7,8 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use management::Management;
 use plugin_core::{
-    ConfigError, ConfigSpec, Health, HostListener, Manifest, Plugin, PluginContext, PluginError, PluginKind,
-    Reconfigured,
+    ConfigSpec, Health, HostListener, Manifest, Plugin, PluginContext, PluginError, PluginKind, Reconfigured,
 };
 use runtime::{CancellationToken, TaskOwner};
 use tokio::net::TcpStream;
@@ -17,7 +16,7 @@ use tokio::sync::watch;
 
 use crate::lanes::Lanes;
 use crate::serve::{Accept, Server};
-use crate::{Api, HttpConfig};
+use crate::{Api, HttpConfig, InvalidHttpConfig};
 
 /// The name of the plugin, and of the transport in the origin of its requests.
 pub const HTTP: &str = "http";
@@ -67,15 +66,19 @@ impl HttpPlugin {
     /// What the section `[plugins.http]` may say, for whoever checks it before there is a host.
     #[must_use]
     pub fn config() -> ConfigSpec {
-        ConfigSpec::checked(|config: &HttpConfig| {
-            config.check().map_err(|error| ConfigError::invalid(error.key, error.detail))
-        })
+        ConfigSpec::checked(|config: &HttpConfig| Ok(config.check()?))
+    }
+
+    /// The same on this host, which asks for credentials or does not.
+    fn own_config(&self) -> ConfigSpec {
+        let management = self.management.clone();
+        ConfigSpec::checked(move |config: &HttpConfig| Ok(check(config, &management)?))
     }
 
     /// Listens as the configuration says, and accepts.
     async fn open(&self, ctx: &PluginContext) -> Result<Serving, PluginError> {
         let config: HttpConfig = ctx.config()?;
-        config.check()?;
+        check(&config, &self.management)?;
         let listener = ctx.listen(HTTP, config.address()).await?;
         let address = listener.address();
         let drain_deadline = config.drain_deadline;
@@ -100,6 +103,11 @@ impl HttpPlugin {
     fn serving(&self) -> MutexGuard<'_, Option<Serving>> {
         self.serving.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn check(config: &HttpConfig, management: &Management) -> Result<(), InvalidHttpConfig> {
+    config.check()?;
+    config.check_exposure(management.requires_authentication())
 }
 
 impl Serving {
@@ -130,11 +138,11 @@ impl Plugin for HttpPlugin {
             .expect("a name and a version")
             .description("serves the management API and the routes of plugins over HTTP/1.1 and HTTP/2")
             .kind(PluginKind::Transport)
-            .config(Self::config())
+            .config(self.own_config())
     }
 
     async fn initialize(&self, ctx: PluginContext) -> Result<(), PluginError> {
-        ctx.config::<HttpConfig>()?.check()?;
+        check(&ctx.config()?, &self.management)?;
         Ok(())
     }
 

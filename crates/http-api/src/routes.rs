@@ -1,5 +1,6 @@
 //! The routes of the management API and their OpenAPI document.
 
+mod access;
 mod dead_letters;
 mod docs;
 mod events;
@@ -49,6 +50,9 @@ pub(crate) fn all() -> (Router<Arc<Shared>>, Value) {
 /// The handlers of `GET` that can be called without the router, by their documented path.
 pub(crate) fn direct() -> HashMap<&'static str, Direct> {
     HashMap::from([
+        ("/access/me", Direct::to(access::me)),
+        ("/access/tokens", Direct::to(access::tokens)),
+        ("/access/tokens/{id}", Direct::to(access::token)),
         ("/audit", Direct::to(host::audit)),
         ("/cluster", Direct::to(host::cluster)),
         ("/config", Direct::to(host::config)),
@@ -101,6 +105,9 @@ fn described() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(tour::config))
         .routes(routes!(tour::factory))
         .routes(routes!(tour::events))
+        .routes(routes!(access::me))
+        .routes(routes!(access::tokens, access::create))
+        .routes(routes!(access::token, access::revoke))
         .routes(routes!(host::metrics))
         .routes(routes!(host::audit))
         .routes(routes!(host::config))

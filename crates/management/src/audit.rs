@@ -18,8 +18,8 @@ pub struct AuditEntry {
     pub time: Timestamp,
     /// Who asked.
     pub caller: String,
-    /// What they may do.
-    pub role: Role,
+    /// What they may do; nothing for somebody without credentials.
+    pub role: Option<Role>,
     /// Where the request came from: the transport, and the address of the peer.
     pub origin: String,
     /// What was asked for, such as `task.create`.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use telemetry::TraceContext;
 use utoipa::ToSchema;
 
-use crate::Problem;
+use crate::{Permission, Problem, ProblemKind};
 
 /// What a caller may do. Each role may do what the ones before it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
@@ -69,8 +69,8 @@ impl fmt::Display for Origin {
 pub struct Caller {
     /// The name under which the audit log has them.
     pub name: Arc<str>,
-    /// What they may do.
-    pub role: Role,
+    /// What they may do; nothing but what is public for somebody who has shown no credentials.
+    pub role: Option<Role>,
     /// Where the request came from.
     pub origin: Origin,
     /// The request's place in its trace.
@@ -80,11 +80,18 @@ pub struct Caller {
 }
 
 static DEVELOPER: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("developer"));
+static ANONYMOUS: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("anonymous"));
 
 impl Caller {
     /// Somebody whom a transport has made sure of.
     pub fn new(name: impl Into<Arc<str>>, role: Role, origin: Origin, trace: TraceContext) -> Self {
-        Self { name: name.into(), role, origin, trace, dry_run: false }
+        Self { name: name.into(), role: Some(role), origin, trace, dry_run: false }
+    }
+
+    /// Somebody who has shown no credentials to a host that asks for some.
+    #[must_use]
+    pub fn anonymous(origin: Origin, trace: TraceContext) -> Self {
+        Self { name: Arc::clone(&ANONYMOUS), role: None, origin, trace, dry_run: false }
     }
 
     /// Whoever reaches a host that asks for no credentials: on loopback, for development. May do everything.
@@ -106,19 +113,28 @@ impl Caller {
         self
     }
 
+    /// Whether the caller has a permission.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Caller::require_role`].
+    pub fn require(&self, permission: Permission) -> Result<(), Problem> {
+        self.require_role(permission.role())
+    }
+
     /// Whether the caller may do what asks for `role`.
     ///
     /// # Errors
     ///
-    /// A `forbidden` problem that names both roles.
-    pub fn require(&self, role: Role) -> Result<(), Problem> {
-        if self.role >= role {
-            Ok(())
-        } else {
-            Err(Problem::forbidden(format!(
-                "this needs the role `{role}`, and `{}` has `{}`",
-                self.name, self.role
-            )))
+    /// `unauthenticated` for somebody without credentials, and a `forbidden` problem that names both roles.
+    pub fn require_role(&self, role: Role) -> Result<(), Problem> {
+        match self.role {
+            Some(own) if own >= role => Ok(()),
+            Some(own) => Err(Problem::forbidden(format!(
+                "this needs the role `{role}`, and `{}` has `{own}`",
+                self.name
+            ))),
+            None => Err(Problem::new(ProblemKind::Unauthenticated, "this needs credentials")),
         }
     }
 }
@@ -130,10 +146,12 @@ mod tests {
     #[test]
     fn a_role_may_do_what_lower_ones_may() {
         let caller = |role| Caller::new("x", role, Origin::HOST, TraceContext::root(false));
-        assert!(caller(Role::Admin).require(Role::Operator).is_ok());
-        assert!(caller(Role::Operator).require(Role::Operator).is_ok());
-        let refused = caller(Role::Viewer).require(Role::Operator).unwrap_err();
+        assert!(caller(Role::Admin).require_role(Role::Operator).is_ok());
+        assert!(caller(Role::Operator).require_role(Role::Operator).is_ok());
+        let refused = caller(Role::Viewer).require_role(Role::Operator).unwrap_err();
         assert_eq!(refused.status(), 403);
         assert!(refused.message.contains("`operator`"), "{refused}");
+        let nobody = Caller::anonymous(Origin::HOST, TraceContext::root(false));
+        assert_eq!(nobody.require_role(Role::Viewer).unwrap_err().status(), 401);
     }
 }

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::events::read_pattern;
-use crate::{Caller, Management, PAGE_DEFAULT, PAGE_MAX, Page, PageRequest, Problem, ProblemKind, Role};
+use crate::{
+    Caller, Management, PAGE_DEFAULT, PAGE_MAX, Page, PageRequest, Permission, Problem, ProblemKind,
+};
 
 /// How long a text may be that is looked for in reasons, in characters.
 const REASON_LEN_MAX: usize = 256;
@@ -83,11 +85,11 @@ pub enum DeadLetterAction {
 }
 
 impl DeadLetterAction {
-    /// The action under which the audit log has it.
-    const fn audited_as(self) -> &'static str {
+    /// What it asks of the caller.
+    const fn permission(self) -> Permission {
         match self {
-            Self::Redrive => "dead_letter.redrive",
-            Self::Discard => "dead_letter.discard",
+            Self::Redrive => Permission::DeadLetterRedrive,
+            Self::Discard => Permission::DeadLetterDiscard,
         }
     }
 }
@@ -208,7 +210,7 @@ impl Management {
         selection: &DeadLetterSelection,
         page: &PageRequest,
     ) -> Result<Page<DeadLetter>, Problem> {
-        caller.require(Role::Viewer)?;
+        caller.require(Permission::EventRead)?;
         let mut filter = selection.filter()?.limit(page.limit());
         if let Some(id) = page.cursor_as()? {
             filter = filter.after(DeadLetterId(id));
@@ -227,7 +229,7 @@ impl Management {
     ///
     /// `not_found`, also for what cannot be the id of one.
     pub fn dead_letter(&self, caller: &Caller, id: &str) -> Result<DeadLetter, Problem> {
-        caller.require(Role::Viewer)?;
+        caller.require(Permission::EventRead)?;
         find(self.bus()?, id)
     }
 
@@ -243,7 +245,7 @@ impl Management {
         id: &str,
         action: DeadLetterAction,
     ) -> Result<(DeadLetter, Option<SubscriptionId>), Problem> {
-        self.write(caller, Role::Operator, action.audited_as(), id, async |dry_run| {
+        self.write(caller, action.permission(), id, async |dry_run| {
             let bus = self.bus()?;
             let letter = find(bus, id)?;
             let target = settle(bus, letter.id, action, dry_run)?;
@@ -265,7 +267,7 @@ impl Management {
         action: DeadLetterAction,
     ) -> Result<DeadLetterReport, Problem> {
         let target = serde_json::to_string(batch).unwrap_or_default();
-        self.write(caller, Role::Operator, action.audited_as(), &target, async |dry_run| {
+        self.write(caller, action.permission(), &target, async |dry_run| {
             let bus = self.bus()?;
             let (ids, left) = batch.ids(bus)?;
             let mut report =

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use crate::management::not_available;
-use crate::{Caller, Management, Page, PageRequest, Problem, ProblemKind, Role};
+use crate::{Caller, Management, Page, PageRequest, Permission, Problem, ProblemKind};
 
 /// Topics below these are the host's to publish.
 const HOST_TOPICS: [&str; 3] = ["plugin", "system", "scheduler"];
@@ -69,7 +69,7 @@ impl Management {
         filter: &EventFilter,
         page: &PageRequest,
     ) -> Result<Page<Event>, Problem> {
-        caller.require(Role::Viewer)?;
+        caller.require(Permission::EventRead)?;
         let mut wanted = HistoryFilter::new();
         if let Some(pattern) = &filter.pattern {
             wanted = wanted.pattern(read_pattern(pattern)?);
@@ -121,7 +121,7 @@ impl Management {
         event: Map<String, Value>,
     ) -> Result<PublishedEvent, Problem> {
         let topic = topic_of(&event).to_owned();
-        self.write(caller, Role::Operator, "event.publish", &topic, async |dry_run| {
+        self.write(caller, Permission::EventPublish, &topic, async |dry_run| {
             let bus = self.bus()?;
             let event = read_event(caller, bus, event)?;
             publish(bus, event, Instant::now() + PUBLISH_WITHIN, dry_run).await
@@ -142,7 +142,7 @@ impl Management {
     ) -> Result<Vec<PublishedEvent>, Problem> {
         let topics: BTreeSet<&str> = events.iter().map(topic_of).collect();
         let target = topics.into_iter().collect::<Vec<_>>().join(", ");
-        self.write(caller, Role::Operator, "event.publish", &target, async |dry_run| {
+        self.write(caller, Permission::EventPublish, &target, async |dry_run| {
             let bus = self.bus()?;
             let read = events.into_iter().enumerate().map(|(at, event)| {
                 read_event(caller, bus, event).map_err(|problem| problem.under(&format!("[{at}]")))
@@ -193,7 +193,7 @@ impl Management {
         caller: &Caller,
         page: &PageRequest,
     ) -> Result<Page<SubscriptionInfo>, Problem> {
-        caller.require(Role::Viewer)?;
+        caller.require(Permission::EventRead)?;
         let after: Option<u64> = page.cursor_as()?;
         let all = self.bus()?.subscriptions();
         let total = all.len() as u64;
@@ -220,7 +220,7 @@ impl Management {
         last_known: Option<&str>,
         lag_max: usize,
     ) -> Result<EventStream, Problem> {
-        caller.require(Role::Viewer)?;
+        caller.require(Permission::EventRead)?;
         let bus = self.bus()?;
         let pattern = read_pattern(pattern)?;
         let since = match last_known.filter(|id| !id.is_empty()).map(str::parse) {

@@ -7,7 +7,7 @@ use runtime::{DurationText, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Caller, Management, Problem, Role};
+use crate::{Caller, Management, Permission, Problem};
 
 /// Whether the host can serve.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -84,7 +84,7 @@ impl Management {
     ///
     /// For callers without a role.
     pub fn health(&self, caller: &Caller) -> Result<HealthReport, Problem> {
-        caller.require(Role::Viewer)?;
+        caller.require(Permission::HealthRead)?;
         let mut plugins = BTreeMap::new();
         if let Some(manager) = &self.inner.manager {
             for (name, plugin) in manager.statuses() {

@@ -17,8 +17,9 @@
 //! # }
 //! ```
 //!
-//! Features: `test-util` adds `rate_limit_contract`, the tests that every [`RateLimitStore`] passes.
+//! Features: `jwt` takes JSON Web Tokens beside API tokens; `test-util` adds `rate_limit_contract`, the tests that every [`RateLimitStore`] passes.
 
+mod access;
 mod audit;
 mod caller;
 mod dead_letters;
@@ -27,6 +28,7 @@ mod health;
 mod idempotency;
 mod management;
 mod page;
+mod permission;
 mod plugins;
 mod problem;
 mod rate_limit;
@@ -34,7 +36,12 @@ mod recent;
 mod services;
 mod settings;
 mod tasks;
+mod tokens;
 
+pub use access::{
+    AccessConfig, AccessError, ApiToken, Authenticator, InvalidAccess, JwtConfig, NewToken, TokenError,
+    TokenFile, TokenRequest,
+};
 pub use audit::AuditEntry;
 pub use caller::{Caller, Origin, Role};
 pub use dead_letters::{
@@ -45,6 +52,7 @@ pub use health::{HealthReport, PluginHealth, Readiness};
 pub use idempotency::{Claim, IdempotencyStore, Idempotent, StoredAnswer};
 pub use management::{Management, ManagementBuilder};
 pub use page::{PAGE_DEFAULT, PAGE_MAX, Page, PageRequest};
+pub use permission::Permission;
 pub use plugins::{ConfigApplied, LifecycleAction, LifecycleOptions, PluginConfig, Progress};
 pub use problem::{Problem, ProblemKind};
 #[cfg(any(test, feature = "test-util"))]

@@ -12,7 +12,9 @@ use scheduler::Scheduler;
 use telemetry::Metrics;
 
 use crate::audit::AuditLog;
-use crate::{AuditEntry, Caller, IdempotencyStore, Page, PageRequest, Problem, ProblemKind, Role};
+use crate::{
+    AuditEntry, Authenticator, Caller, IdempotencyStore, Page, PageRequest, Permission, Problem, ProblemKind,
+};
 
 /// How many writes the audit log keeps where the program says nothing.
 const AUDIT_ENTRIES: usize = 10_000;
@@ -36,7 +38,8 @@ pub(crate) struct Inner {
     directory: Option<Arc<ServiceDirectory>>,
     pub(crate) scheduler: Option<Scheduler>,
     metrics: Option<Metrics>,
-    audit: AuditLog,
+    pub(crate) access: Authenticator,
+    pub(crate) audit: AuditLog,
     idempotency: IdempotencyStore,
     pub(crate) draining: AtomicBool,
     /// What goes on after its request has been answered.
@@ -62,7 +65,7 @@ impl Management {
     ///
     /// For callers without a role, and where the host has no metrics.
     pub fn metrics(&self, caller: &Caller, format: telemetry::Format) -> Result<String, Problem> {
-        caller.require(Role::Viewer)?;
+        caller.require(Permission::MetricsRead)?;
         Ok(self.inner.metrics.as_ref().ok_or_else(|| not_available("metrics"))?.render(format))
     }
 
@@ -72,7 +75,7 @@ impl Management {
     ///
     /// For callers below `admin`, and for a cursor that is none.
     pub fn audit(&self, caller: &Caller, page: &PageRequest) -> Result<Page<AuditEntry>, Problem> {
-        caller.require(Role::Admin)?;
+        caller.require(Permission::AuditRead)?;
         self.inner.audit.page(page)
     }
 
@@ -106,22 +109,22 @@ impl Management {
             || self.inner.manager.as_ref().is_some_and(PluginManager::is_shutting_down)
     }
 
-    /// Checks the role, does a write, and records it either way. In a dry run, `work` is told to change
+    /// Checks the permission, does a write, and records it either way. In a dry run, `work` is told to change
     /// nothing and to answer as if it had, and there is nothing to record.
     pub(crate) async fn write<T>(
         &self,
         caller: &Caller,
-        role: Role,
-        action: &'static str,
+        permission: Permission,
         target: &str,
         work: impl AsyncFnOnce(bool) -> Result<T, Problem>,
     ) -> Result<T, Problem> {
         if caller.dry_run {
-            caller.require(role)?;
+            caller.require(permission)?;
             return work(true).await;
         }
-        let mut entry = Pending { management: self, caller, action, target, recorded: false };
-        let outcome = match caller.require(role) {
+        let mut entry =
+            Pending { management: self, caller, action: permission.name(), target, recorded: false };
+        let outcome = match caller.require(permission) {
             Ok(()) => work(false).await,
             Err(refused) => Err(refused),
         };
@@ -176,6 +179,7 @@ pub struct ManagementBuilder {
     directory: Option<Arc<ServiceDirectory>>,
     scheduler: Option<Scheduler>,
     metrics: Option<Metrics>,
+    access: Option<Authenticator>,
     audit_entries: usize,
 }
 
@@ -196,6 +200,7 @@ impl Default for ManagementBuilder {
             directory: None,
             scheduler: None,
             metrics: None,
+            access: None,
             audit_entries: AUDIT_ENTRIES,
         }
     }
@@ -250,6 +255,12 @@ impl ManagementBuilder {
         self
     }
 
+    /// Who is let in. Where it is left out nobody is asked for credentials.
+    pub fn access(mut self, access: Authenticator) -> Self {
+        self.access = Some(access);
+        self
+    }
+
     /// How many writes the audit log keeps.
     pub fn audit_entries(mut self, entries: usize) -> Self {
         self.audit_entries = entries;
@@ -262,6 +273,7 @@ impl ManagementBuilder {
         Management {
             inner: Arc::new(Inner {
                 started_at: self.clock.now(),
+                access: self.access.unwrap_or_else(|| Authenticator::open_to_all(self.clock.clone())),
                 audit: AuditLog::new(self.clock.clone(), self.audit_entries),
                 idempotency: IdempotencyStore::new(self.clock.clone()),
                 clock: self.clock,

@@ -13,7 +13,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::management::not_available;
-use crate::{Caller, ConfigValue, Management, Page, PageRequest, Problem, ProblemKind, Role};
+use crate::{Caller, ConfigValue, Management, Page, PageRequest, Permission, Problem, ProblemKind};
 
 /// What is to be done with a plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -30,13 +30,13 @@ pub enum LifecycleAction {
 }
 
 impl LifecycleAction {
-    /// The action under which the audit log has it.
-    const fn audited_as(self) -> &'static str {
+    /// What it asks of the caller.
+    const fn permission(self) -> Permission {
         match self {
-            Self::Initialize => "plugin.initialize",
-            Self::Start => "plugin.start",
-            Self::Stop => "plugin.stop",
-            Self::Restart => "plugin.restart",
+            Self::Initialize => Permission::PluginInitialize,
+            Self::Start => Permission::PluginStart,
+            Self::Stop => Permission::PluginStop,
+            Self::Restart => Permission::PluginRestart,
         }
     }
 }
@@ -106,7 +106,7 @@ impl Management {
         &self,
         caller: &Caller,
     ) -> Result<BTreeMap<PluginName, PluginStatusView>, Problem> {
-        caller.require(Role::Viewer)?;
+        caller.require(Permission::PluginRead)?;
         Ok(self.manager()?.statuses())
     }
 
@@ -116,7 +116,7 @@ impl Management {
     ///
     /// For callers without a role.
     pub fn plugins(&self, caller: &Caller, page: &PageRequest) -> Result<Page<PluginView>, Problem> {
-        caller.require(Role::Viewer)?;
+        caller.require(Permission::PluginRead)?;
         Ok(page.of_sorted(self.manager()?.list(), |plugin| plugin.name.as_str()))
     }
 
@@ -126,7 +126,7 @@ impl Management {
     ///
     /// `not_found`.
     pub fn plugin(&self, caller: &Caller, name: &str) -> Result<PluginView, Problem> {
-        caller.require(Role::Viewer)?;
+        caller.require(Permission::PluginRead)?;
         Ok(self.manager()?.get(name)?)
     }
 
@@ -136,7 +136,7 @@ impl Management {
     ///
     /// For callers without a role.
     pub fn plugin_graph(&self, caller: &Caller) -> Result<GraphView, Problem> {
-        caller.require(Role::Viewer)?;
+        caller.require(Permission::PluginRead)?;
         Ok(self.manager()?.graph())
     }
 
@@ -146,7 +146,7 @@ impl Management {
     ///
     /// For callers without a role.
     pub fn plugin_types(&self, caller: &Caller) -> Result<Vec<TypeView>, Problem> {
-        caller.require(Role::Viewer)?;
+        caller.require(Permission::PluginRead)?;
         Ok(self.manager()?.types())
     }
 
@@ -165,7 +165,7 @@ impl Management {
         action: LifecycleAction,
         options: LifecycleOptions,
     ) -> Result<Progress<PluginView>, Problem> {
-        self.write(caller, Role::Operator, action.audited_as(), name, async |dry_run| {
+        self.write(caller, action.permission(), name, async |dry_run| {
             let manager = self.manager()?.clone();
             let before = manager.get(name)?;
             let change = Change {
@@ -199,7 +199,7 @@ impl Management {
             if carries && !options.force {
                 return Err(ManagerError::CarriesRequest(before.name).into());
             }
-            self.begin(action.audited_as(), name, async move { work.await.map(|_| ()) });
+            self.begin(action.permission().name(), name, async move { work.await.map(|_| ()) });
             Ok(Progress::Begun(before))
         })
         .await
@@ -243,7 +243,7 @@ impl Management {
     ///
     /// `not_found`.
     pub fn plugin_config(&self, caller: &Caller, name: &str) -> Result<PluginConfig, Problem> {
-        caller.require(Role::Viewer)?;
+        caller.require(Permission::PluginRead)?;
         self.present_config(name)
     }
 
@@ -268,7 +268,7 @@ impl Management {
         config: Value,
         if_version: Option<u64>,
     ) -> Result<PluginConfig, Problem> {
-        self.write(caller, Role::Admin, "plugin.configure", name, async |dry_run| {
+        self.write(caller, Permission::PluginConfigure, name, async |dry_run| {
             let manager = self.manager()?;
             if dry_run {
                 let config = manager.dry_run().set_config(name, config, if_version).await?;
@@ -291,7 +291,7 @@ impl Management {
     /// `not_found` for the type, `already_exists`, or `invalid_field`.
     pub async fn load_plugin(&self, caller: &Caller, request: LoadRequest) -> Result<PluginView, Problem> {
         let target = request.type_name.clone();
-        self.write(caller, Role::Admin, "plugin.load", &target, async |dry_run| {
+        self.write(caller, Permission::PluginLoad, &target, async |dry_run| {
             let manager = self.manager()?;
             Ok(if dry_run { manager.dry_run().load(request).await? } else { manager.load(request).await? })
         })
@@ -309,7 +309,7 @@ impl Management {
         name: &str,
         options: LifecycleOptions,
     ) -> Result<Progress<PluginView>, Problem> {
-        self.write(caller, Role::Admin, "plugin.unload", name, async |dry_run| {
+        self.write(caller, Permission::PluginUnload, name, async |dry_run| {
             let manager = self.manager()?.clone();
             let mut before = manager.get(name)?;
             let carried_by = PluginName::new(caller.origin.transport).ok();
@@ -346,7 +346,7 @@ impl Management {
         name: &str,
         request: SwapRequest,
     ) -> Result<PluginView, Problem> {
-        self.write(caller, Role::Admin, "plugin.swap", name, async |dry_run| {
+        self.write(caller, Permission::PluginSwap, name, async |dry_run| {
             let manager = self.manager()?;
             Ok(match dry_run {
                 true => manager.dry_run().swap(name, request).await?,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use crate::{Caller, Management, Page, PageRequest, Problem, ProblemKind, Role};
+use crate::{Caller, Management, Page, PageRequest, Permission, Problem, ProblemKind};
 
 /// One live copy of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -110,7 +110,7 @@ impl Management {
     ///
     /// For callers without a role.
     pub fn services(&self, caller: &Caller, page: &PageRequest) -> Result<Page<ServiceInfo>, Problem> {
-        caller.require(Role::Viewer)?;
+        caller.require(Permission::ServiceRead)?;
         Ok(page.of_sorted(self.all_services().into_values().collect(), |service| &service.name))
     }
 
@@ -120,7 +120,7 @@ impl Management {
     ///
     /// `not_found`.
     pub fn service(&self, caller: &Caller, name: &str) -> Result<ServiceInfo, Problem> {
-        caller.require(Role::Viewer)?;
+        caller.require(Permission::ServiceRead)?;
         self.all_services().remove(name).ok_or_else(|| Problem::not_found("service", name))
     }
 
@@ -163,7 +163,7 @@ impl Management {
     ///
     /// For callers without a role.
     pub fn cluster(&self, caller: &Caller) -> Result<ClusterView, Problem> {
-        caller.require(Role::Viewer)?;
+        caller.require(Permission::ClusterRead)?;
         let tasks = self.inner.scheduler.as_ref().map(|scheduler| scheduler.status().cluster);
         let node = self.inner.node.clone();
         let mut names: Vec<String> = tasks.iter().flat_map(|tasks| tasks.members.iter().cloned()).collect();

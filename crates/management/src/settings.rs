@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::{Caller, Management, Page, PageRequest, Problem, Role};
+use crate::{Caller, Management, Page, PageRequest, Permission, Problem};
 
 /// One value of the configuration and where it came from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -28,7 +28,7 @@ impl Management {
     ///
     /// For callers without a role.
     pub fn config(&self, caller: &Caller, page: &PageRequest) -> Result<Page<ConfigValue>, Problem> {
-        caller.require(Role::Viewer)?;
+        caller.require(Permission::ConfigRead)?;
         Ok(page.of_sorted(self.config_values(""), |value| &value.path))
     }
 

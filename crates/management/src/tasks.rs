@@ -10,7 +10,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::management::not_available;
-use crate::{Caller, Management, Page, PageRequest, Problem, Role};
+use crate::{Caller, Management, Page, PageRequest, Permission, Problem};
 
 mod many;
 
@@ -56,7 +56,7 @@ impl Management {
     ///
     /// For callers without a role, and where the host has no scheduler.
     pub fn scheduler_status(&self, caller: &Caller) -> Result<SchedulerStatus, Problem> {
-        caller.require(Role::Viewer)?;
+        caller.require(Permission::TaskRead)?;
         Ok(self.scheduler()?.status())
     }
 
@@ -71,7 +71,7 @@ impl Management {
         filter: &TaskFilter,
         page: &PageRequest,
     ) -> Result<Page<TaskView>, Problem> {
-        caller.require(Role::Viewer)?;
+        caller.require(Permission::TaskRead)?;
         Ok(self.scheduler()?.list(filter, &page.into()).await?.into())
     }
 
@@ -91,7 +91,7 @@ impl Management {
     ///
     /// `not_found`.
     pub fn task_snapshot(&self, caller: &Caller, id: &str) -> Result<TaskSnapshot, Problem> {
-        caller.require(Role::Viewer)?;
+        caller.require(Permission::TaskRead)?;
         Ok(self.scheduler()?.snapshot(id)?)
     }
 
@@ -111,7 +111,7 @@ impl Management {
     /// `invalid_field`, or `already_exists`; no task is left behind then.
     pub async fn create_task(&self, caller: &Caller, spec: TaskSpec) -> Result<TaskView, Problem> {
         let target = spec.id.clone();
-        self.write(caller, Role::Operator, "task.create", &target, async |dry_run| {
+        self.write(caller, Permission::TaskCreate, &target, async |dry_run| {
             let scheduler = self.scheduler()?;
             Ok(if dry_run { scheduler.dry_run().create(&spec)? } else { scheduler.create(spec).await? })
         })
@@ -130,7 +130,7 @@ impl Management {
         spec: TaskSpec,
         if_version: Option<u64>,
     ) -> Result<TaskView, Problem> {
-        self.write(caller, Role::Operator, "task.replace", id, async |dry_run| {
+        self.write(caller, Permission::TaskReplace, id, async |dry_run| {
             let scheduler = self.scheduler()?;
             Ok(match dry_run {
                 true => scheduler.dry_run().replace(id, spec, if_version)?,
@@ -151,7 +151,7 @@ impl Management {
         id: &str,
         if_version: Option<u64>,
     ) -> Result<TaskView, Problem> {
-        self.write(caller, Role::Operator, "task.remove", id, async |dry_run| {
+        self.write(caller, Permission::TaskRemove, id, async |dry_run| {
             let scheduler = self.scheduler()?;
             Ok(if dry_run {
                 scheduler.dry_run().remove(id, if_version)?
@@ -168,7 +168,7 @@ impl Management {
     ///
     /// `not_found`, or `invalid_state`.
     pub async fn pause_task(&self, caller: &Caller, id: &str) -> Result<TaskView, Problem> {
-        self.write(caller, Role::Operator, "task.pause", id, async |dry_run| {
+        self.write(caller, Permission::TaskPause, id, async |dry_run| {
             let scheduler = self.scheduler()?;
             Ok(if dry_run { scheduler.dry_run().pause(id)? } else { scheduler.pause(id).await? })
         })
@@ -181,7 +181,7 @@ impl Management {
     ///
     /// `not_found`, or `invalid_state`.
     pub async fn resume_task(&self, caller: &Caller, id: &str) -> Result<TaskView, Problem> {
-        self.write(caller, Role::Operator, "task.resume", id, async |dry_run| {
+        self.write(caller, Permission::TaskResume, id, async |dry_run| {
             let scheduler = self.scheduler()?;
             Ok(if dry_run { scheduler.dry_run().resume(id)? } else { scheduler.resume(id).await? })
         })
@@ -194,7 +194,7 @@ impl Management {
     ///
     /// `not_found`, or `invalid_state`.
     pub async fn cancel_task(&self, caller: &Caller, id: &str) -> Result<TaskView, Problem> {
-        self.write(caller, Role::Operator, "task.cancel", id, async |dry_run| {
+        self.write(caller, Permission::TaskCancel, id, async |dry_run| {
             let scheduler = self.scheduler()?;
             Ok(if dry_run { scheduler.dry_run().cancel(id)? } else { scheduler.cancel(id).await? })
         })
@@ -212,7 +212,7 @@ impl Management {
         id: &str,
         request: TriggerRequest,
     ) -> Result<RunView, Problem> {
-        self.write(caller, Role::Operator, "task.trigger", id, async |dry_run| {
+        self.write(caller, Permission::TaskTrigger, id, async |dry_run| {
             let scheduler = self.scheduler()?;
             Ok(match dry_run {
                 true => scheduler.dry_run().trigger(id, request.payload.as_ref())?,
@@ -233,7 +233,7 @@ impl Management {
         id: &str,
         page: &PageRequest,
     ) -> Result<Page<RunView>, Problem> {
-        caller.require(Role::Viewer)?;
+        caller.require(Permission::TaskRead)?;
         Ok(self.scheduler()?.runs(id, &page.into()).await?.into())
     }
 
@@ -243,7 +243,7 @@ impl Management {
     ///
     /// `not_found`, also for what cannot be the id of a run.
     pub async fn run(&self, caller: &Caller, id: &str) -> Result<RunView, Problem> {
-        caller.require(Role::Viewer)?;
+        caller.require(Permission::TaskRead)?;
         let run: RunId = id.parse().map_err(|_| Problem::not_found("run", id))?;
         Ok(self.scheduler()?.run(run).await?)
     }
@@ -254,7 +254,7 @@ impl Management {
     ///
     /// `invalid_field`.
     pub fn preview(&self, caller: &Caller, request: &PreviewRequest) -> Result<Vec<Timestamp>, Problem> {
-        caller.require(Role::Viewer)?;
+        caller.require(Permission::TaskRead)?;
         let count = request.count.unwrap_or(PREVIEW_DEFAULT);
         if !(1..=PREVIEW_MAX).contains(&count) {
             return Err(Problem::invalid("count", format!("must be between 1 and {PREVIEW_MAX}")));
@@ -269,7 +269,7 @@ impl Management {
     ///
     /// For callers without a role, and where the host has no scheduler.
     pub fn executors(&self, caller: &Caller) -> Result<Vec<ExecutorInfo>, Problem> {
-        caller.require(Role::Viewer)?;
+        caller.require(Permission::TaskRead)?;
         Ok(self.scheduler()?.executors())
     }
 
@@ -279,7 +279,7 @@ impl Management {
     ///
     /// `not_found`.
     pub fn task_graph(&self, caller: &Caller, task: Option<&str>, depth: u32) -> Result<TaskGraph, Problem> {
-        caller.require(Role::Viewer)?;
+        caller.require(Permission::TaskRead)?;
         Ok(self.scheduler()?.graph(task, depth)?)
     }
 
@@ -294,7 +294,7 @@ impl Management {
         id: &str,
         request: &BackfillRequest,
     ) -> Result<BackfillReport, Problem> {
-        self.write(caller, Role::Operator, "task.backfill", id, async |dry_run| {
+        self.write(caller, Permission::TaskBackfill, id, async |dry_run| {
             Ok(self.scheduler()?.backfill(id, request, dry_run).await?)
         })
         .await
@@ -306,7 +306,7 @@ impl Management {
     ///
     /// `not_found`.
     pub async fn why_task(&self, caller: &Caller, id: &str, at: Option<Timestamp>) -> Result<Why, Problem> {
-        caller.require(Role::Viewer)?;
+        caller.require(Permission::TaskRead)?;
         let at = at.unwrap_or_else(|| self.inner.clock.now());
         Ok(self.scheduler()?.why(id, at).await?)
     }
@@ -322,7 +322,7 @@ impl Management {
         filter: &RunFilter,
         page: &PageRequest,
     ) -> Result<Page<RunView>, Problem> {
-        caller.require(Role::Viewer)?;
+        caller.require(Permission::TaskRead)?;
         Ok(self.scheduler()?.list_runs(filter, &page.into()).await?.into())
     }
 }

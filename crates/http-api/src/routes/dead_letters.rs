@@ -60,7 +60,7 @@ pub(crate) struct DeadLettersQuery {
 }
 
 /// Events that a subscription failed on for good, the oldest first.
-#[utoipa::path(get, path = "/events/dead-letters", tag = "events", params(DeadLettersQuery),
+#[utoipa::path(get, path = "/events/dead-letters", tag = "events", security(("bearer" = ["event.read"])), params(DeadLettersQuery),
     responses((status = 200, description = "A page of them.", body = Envelope<DeadLettersData>)))]
 pub(crate) async fn list(ctx: Ctx, Query(query): Query<DeadLettersQuery>) -> Outcome {
     let page = PageRequest::new(query.limit, query.cursor)?;
@@ -77,7 +77,7 @@ pub(crate) async fn list(ctx: Ctx, Query(query): Query<DeadLettersQuery>) -> Out
 }
 
 /// One dead letter.
-#[utoipa::path(get, path = "/events/dead-letters/{id}", tag = "events",
+#[utoipa::path(get, path = "/events/dead-letters/{id}", tag = "events", security(("bearer" = ["event.read"])),
     params(("id" = String, Path, description = "The dead letter's id.", example = "17")),
     responses((status = 200, description = "The dead letter.", body = Envelope<DeadLetterData>)))]
 pub(crate) async fn get(ctx: Ctx, Name(id): Name) -> Outcome {
@@ -88,7 +88,7 @@ pub(crate) async fn get(ctx: Ctx, Name(id): Name) -> Outcome {
 ///
 /// Where that subscription has ended, as it does when its plugin restarts, it goes to the one that has the same
 /// name, owner and pattern. An event that fails again is a new dead letter.
-#[utoipa::path(post, path = "/events/dead-letters/{id}/redrive", tag = "events",
+#[utoipa::path(post, path = "/events/dead-letters/{id}/redrive", tag = "events", security(("bearer" = ["dead_letter.redrive"])),
     params(("id" = String, Path, description = "The dead letter's id.", example = "17")),
     responses((status = 200, description = "What it was, and who has it now.", body = Envelope<SettledData>)))]
 pub(crate) async fn redrive(ctx: Ctx, Name(id): Name) -> Outcome {
@@ -96,7 +96,7 @@ pub(crate) async fn redrive(ctx: Ctx, Name(id): Name) -> Outcome {
 }
 
 /// Gives a dead letter up.
-#[utoipa::path(post, path = "/events/dead-letters/{id}/discard", tag = "events",
+#[utoipa::path(post, path = "/events/dead-letters/{id}/discard", tag = "events", security(("bearer" = ["dead_letter.discard"])),
     params(("id" = String, Path, description = "The dead letter's id.", example = "17")),
     responses((status = 200, description = "What it was.", body = Envelope<SettledData>)))]
 pub(crate) async fn discard(ctx: Ctx, Name(id): Name) -> Outcome {
@@ -104,7 +104,7 @@ pub(crate) async fn discard(ctx: Ctx, Name(id): Name) -> Outcome {
 }
 
 /// Redrives many dead letters, and says what became of each.
-#[utoipa::path(post, path = "/events/dead-letters/redrive", tag = "events", request_body = DeadLetterBatch,
+#[utoipa::path(post, path = "/events/dead-letters/redrive", tag = "events", security(("bearer" = ["dead_letter.redrive"])), request_body = DeadLetterBatch,
     responses((status = 200, description = "What became of each.", body = Envelope<DeadLetterReport>)))]
 pub(crate) async fn redrive_many(ctx: Ctx, Json(batch): Json<DeadLetterBatch>) -> Outcome {
     let action = DeadLetterAction::Redrive;
@@ -112,7 +112,7 @@ pub(crate) async fn redrive_many(ctx: Ctx, Json(batch): Json<DeadLetterBatch>) -
 }
 
 /// Discards many dead letters, and says what became of each.
-#[utoipa::path(post, path = "/events/dead-letters/discard", tag = "events", request_body = DeadLetterBatch,
+#[utoipa::path(post, path = "/events/dead-letters/discard", tag = "events", security(("bearer" = ["dead_letter.discard"])), request_body = DeadLetterBatch,
     responses((status = 200, description = "What became of each.", body = Envelope<DeadLetterReport>)))]
 pub(crate) async fn discard_many(ctx: Ctx, Json(batch): Json<DeadLetterBatch>) -> Outcome {
     let action = DeadLetterAction::Discard;

@@ -11,7 +11,7 @@ const SCRIPT: &str = include_str!("../../assets/docs.js");
 const STYLE: &str = include_str!("../../assets/style.css");
 
 /// The browsable reference of this API.
-#[utoipa::path(get, path = "/docs", tag = "tour",
+#[utoipa::path(get, path = "/docs", tag = "tour", security(()),
     responses((status = 200, description = "A page.", content_type = "text/html", body = String)))]
 pub(crate) async fn page(_: Ctx) -> Response {
     html(PAGE)

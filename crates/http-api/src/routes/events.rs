@@ -137,7 +137,7 @@ pub(crate) struct EventsQuery {
 }
 
 /// The events of late, the newest first.
-#[utoipa::path(get, path = "/plugins/events", tag = "events", params(EventsQuery),
+#[utoipa::path(get, path = "/plugins/events", tag = "events", security(("bearer" = ["event.read"])), params(EventsQuery),
     responses((status = 200, description = "A page of them.", body = Envelope<EventsData>)))]
 pub(crate) async fn recent(ctx: Ctx, Query(query): Query<EventsQuery>) -> Outcome {
     let filter = EventFilter { pattern: query.pattern, source: query.source, since: query.since };
@@ -147,7 +147,7 @@ pub(crate) async fn recent(ctx: Ctx, Query(query): Query<EventsQuery>) -> Outcom
 }
 
 /// Publishes a test event of the topic `test.demo`.
-#[utoipa::path(post, path = "/plugins/events/test", tag = "events", request_body = Option<TestEventRequest>,
+#[utoipa::path(post, path = "/plugins/events/test", tag = "events", security(("bearer" = ["event.publish"])), request_body = Option<TestEventRequest>,
     responses((status = 200, description = "The event.", body = Envelope<PublishedData>)))]
 pub(crate) async fn test(ctx: Ctx, OptionalJson(request): OptionalJson<TestEventRequest>) -> Outcome {
     Answer::ok(&PublishedData::from(ctx.management().publish_test_event(ctx.caller(), request).await?))
@@ -158,7 +158,7 @@ pub(crate) async fn test(ctx: Ctx, OptionalJson(request): OptionalJson<TestEvent
 /// As plain JSON, of which everything but `type` may be left out, or as CloudEvents 1.0 in any of the modes of
 /// their HTTP binding: structured, in batches of up to 1000, and binary, that is with the attributes in `ce-`
 /// headers and the data as the body. If one event of a batch is wrong, none is published.
-#[utoipa::path(post, path = "/events", tag = "events",
+#[utoipa::path(post, path = "/events", tag = "events", security(("bearer" = ["event.publish"])),
     params(
         ("ce-specversion" = Option<String>, Header, description = "Binary mode: `1.0`.", example = "1.0"),
         ("ce-id" = Option<String>, Header, description = "Binary mode: unique together with the source."),
@@ -195,7 +195,7 @@ pub(crate) async fn publish(ctx: Ctx, publication: Publication) -> Outcome {
 }
 
 /// Who listens to what, and how far each lags behind.
-#[utoipa::path(get, path = "/events/subscriptions", tag = "events", params(PageQuery),
+#[utoipa::path(get, path = "/events/subscriptions", tag = "events", security(("bearer" = ["event.read"])), params(PageQuery),
     responses((status = 200, description = "A page of them, the oldest first.", body = Envelope<SubscriptionsData>)))]
 pub(crate) async fn subscriptions(ctx: Ctx, Query(query): Query<PageQuery>) -> Outcome {
     Answer::ok(&SubscriptionsData::from(ctx.management().subscriptions(ctx.caller(), &query.page()?)?))
@@ -219,7 +219,7 @@ pub(crate) struct FollowQuery {
 /// Each message is an event as JSON with its id. A message of the type `lagged` says how many the client
 /// has missed, null where that is not known. A client that comes back with `Last-Event-ID` gets what
 /// happened meanwhile, as far as the host keeps it.
-#[utoipa::path(get, path = "/events/stream", tag = "events",
+#[utoipa::path(get, path = "/events/stream", tag = "events", security(("bearer" = ["event.read"])),
     params(FollowQuery, ("Last-Event-ID" = Option<String>, Header, description = "The last event that the client has.")),
     responses(
         (status = 200, description = "Events, until the client leaves.", content_type = "text/event-stream", body = String),
@@ -248,7 +248,7 @@ pub(crate) async fn follow(
 /// Messages are JSON texts, each an object with a `type` and an `id` of the client's. A client says `subscribe`,
 /// `unsubscribe`, `publish` and `ack`, and is told `subscribed`, `unsubscribed`, `event`, `lagged`, `published` and
 /// `error`. The reference of the HTTP API has the fields of each.
-#[utoipa::path(get, path = "/ws", tag = "events",
+#[utoipa::path(get, path = "/ws", tag = "events", security(("bearer" = ["event.read"])),
     responses(
         (status = 101, description = "The connection is a WebSocket from here on."),
         (status = 426, description = "The request asks for no WebSocket, or not over HTTP/1.1.", body = crate::envelope::ErrorEnvelope),

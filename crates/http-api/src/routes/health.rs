@@ -16,14 +16,14 @@ pub(crate) struct Live {
 }
 
 /// Whether the process answers at all.
-#[utoipa::path(get, path = "/health/live", tag = "health",
+#[utoipa::path(get, path = "/health/live", tag = "health", security(()),
     responses((status = 200, description = "It does.", body = Envelope<Live>)))]
 pub(crate) async fn live(_: Ctx) -> Outcome {
     Answer::ok(&Live { status: "alive" })
 }
 
 /// Whether the host can serve. Fails first at shutdown.
-#[utoipa::path(get, path = "/health/ready", tag = "health",
+#[utoipa::path(get, path = "/health/ready", tag = "health", security(()),
     responses(
         (status = 200, description = "It can.", body = Envelope<Readiness>),
         (status = 503, description = "It cannot; `error.detail` says why.", body = crate::envelope::ErrorEnvelope)))]
@@ -37,7 +37,7 @@ pub(crate) async fn ready(ctx: Ctx) -> Outcome {
 }
 
 /// How the host and each plugin fare.
-#[utoipa::path(get, path = "/health", tag = "health",
+#[utoipa::path(get, path = "/health", tag = "health", security(("bearer" = ["health.read"])),
     responses(
         (status = 200, description = "It can serve.", body = Envelope<HealthReport>),
         (status = 503, description = "It cannot; the same report.", body = Envelope<HealthReport>)))]

@@ -26,7 +26,7 @@ pub(crate) struct ServiceData {
 }
 
 /// What is measured, as Prometheus text or as OpenMetrics.
-#[utoipa::path(get, path = "/metrics", tag = "host",
+#[utoipa::path(get, path = "/metrics", tag = "host", security(("bearer" = ["metrics.read"])),
     responses((status = 200, description = "The text.", content(
         (String = "text/plain; version=0.0.4; charset=utf-8"),
         (String = "application/openmetrics-text; version=1.0.0; charset=utf-8"),
@@ -44,21 +44,21 @@ pub(crate) async fn metrics(ctx: Ctx, headers: HeaderMap) -> Result<Response, Re
 }
 
 /// Who did what, the newest first.
-#[utoipa::path(get, path = "/audit", tag = "host", params(PageQuery),
+#[utoipa::path(get, path = "/audit", tag = "host", security(("bearer" = ["audit.read"])), params(PageQuery),
     responses((status = 200, description = "A page of writes.", body = Envelope<AuditData>)))]
 pub(crate) async fn audit(ctx: Ctx, Query(query): Query<PageQuery>) -> Outcome {
     Answer::ok(&AuditData::from(ctx.management().audit(ctx.caller(), &query.page()?)?))
 }
 
 /// The services that plugins offer.
-#[utoipa::path(get, path = "/services", tag = "host", params(PageQuery),
+#[utoipa::path(get, path = "/services", tag = "host", security(("bearer" = ["service.read"])), params(PageQuery),
     responses((status = 200, description = "A page of them.", body = Envelope<ServicesData>)))]
 pub(crate) async fn services(ctx: Ctx, Query(query): Query<PageQuery>) -> Outcome {
     Answer::ok(&ServicesData::from(ctx.management().services(ctx.caller(), &query.page()?)?))
 }
 
 /// One service and its instances.
-#[utoipa::path(get, path = "/services/{name}", tag = "host",
+#[utoipa::path(get, path = "/services/{name}", tag = "host", security(("bearer" = ["service.read"])),
     params(("name" = String, Path, description = "The service's name.")),
     responses((status = 200, description = "The service.", body = Envelope<ServiceData>)))]
 pub(crate) async fn service(ctx: Ctx, Name(name): Name) -> Outcome {
@@ -66,7 +66,7 @@ pub(crate) async fn service(ctx: Ctx, Name(name): Name) -> Outcome {
 }
 
 /// Whether a service can be reached, the server behind it included, and how long that took.
-#[utoipa::path(get, path = "/services/{name}/test", tag = "host",
+#[utoipa::path(get, path = "/services/{name}/test", tag = "host", security(("bearer" = ["service.read"])),
     params(("name" = String, Path, description = "The service's name.")),
     responses((status = 200, description = "It can.", body = Envelope<ServiceTest>)))]
 pub(crate) async fn test_service(ctx: Ctx, Name(name): Name) -> Outcome {
@@ -74,14 +74,14 @@ pub(crate) async fn test_service(ctx: Ctx, Name(name): Name) -> Outcome {
 }
 
 /// The nodes, and who owns what.
-#[utoipa::path(get, path = "/cluster", tag = "host",
+#[utoipa::path(get, path = "/cluster", tag = "host", security(("bearer" = ["cluster.read"])),
     responses((status = 200, description = "The cluster.", body = Envelope<ClusterView>)))]
 pub(crate) async fn cluster(ctx: Ctx) -> Outcome {
     Answer::ok(&ctx.management().cluster(ctx.caller())?)
 }
 
 /// Every value of the configuration in force with its origin, secrets masked.
-#[utoipa::path(get, path = "/config", tag = "host", params(PageQuery),
+#[utoipa::path(get, path = "/config", tag = "host", security(("bearer" = ["config.read"])), params(PageQuery),
     responses((status = 200, description = "A page of values.", body = Envelope<ConfigValuesData>)))]
 pub(crate) async fn config(ctx: Ctx, Query(query): Query<PageQuery>) -> Outcome {
     Answer::ok(&ConfigValuesData::from(ctx.management().config(ctx.caller(), &query.page()?)?))

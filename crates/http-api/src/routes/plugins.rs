@@ -89,14 +89,14 @@ fn progress(progress: Progress<PluginView>) -> Outcome {
 }
 
 /// The plugins, by name.
-#[utoipa::path(get, path = "/plugins", tag = "plugins", params(PageQuery),
+#[utoipa::path(get, path = "/plugins", tag = "plugins", security(("bearer" = ["plugin.read"])), params(PageQuery),
     responses((status = 200, description = "A page of them.", body = Envelope<PluginsData>)))]
 pub(crate) async fn list(ctx: Ctx, Query(query): Query<PageQuery>) -> Outcome {
     Answer::ok(&PluginsData::from(ctx.management().plugins(ctx.caller(), &query.page()?)?))
 }
 
 /// State and health of all plugins.
-#[utoipa::path(get, path = "/plugins/status", tag = "plugins",
+#[utoipa::path(get, path = "/plugins/status", tag = "plugins", security(("bearer" = ["plugin.read"])),
     responses((status = 200, description = "All of them, by name.", body = Envelope<StatusesData>)))]
 pub(crate) async fn statuses(ctx: Ctx) -> Outcome {
     let plugins = ctx.management().plugin_statuses(ctx.caller())?;
@@ -104,21 +104,21 @@ pub(crate) async fn statuses(ctx: Ctx) -> Outcome {
 }
 
 /// Who needs whom.
-#[utoipa::path(get, path = "/plugins/graph", tag = "plugins",
+#[utoipa::path(get, path = "/plugins/graph", tag = "plugins", security(("bearer" = ["plugin.read"])),
     responses((status = 200, description = "Nodes, edges, levels.", body = Envelope<GraphView>)))]
 pub(crate) async fn graph(ctx: Ctx) -> Outcome {
     Answer::ok(&ctx.management().plugin_graph(ctx.caller())?)
 }
 
 /// What plugins can be made of, with the schema of each configuration.
-#[utoipa::path(get, path = "/plugins/types", tag = "plugins",
+#[utoipa::path(get, path = "/plugins/types", tag = "plugins", security(("bearer" = ["plugin.read"])),
     responses((status = 200, description = "All of them.", body = Envelope<TypesData>)))]
 pub(crate) async fn types(ctx: Ctx) -> Outcome {
     Answer::ok(&TypesData::from(whole(ctx.management().plugin_types(ctx.caller())?)))
 }
 
 /// One plugin, whole.
-#[utoipa::path(get, path = "/plugins/{name}", tag = "plugins",
+#[utoipa::path(get, path = "/plugins/{name}", tag = "plugins", security(("bearer" = ["plugin.read"])),
     params(("name" = String, Path, description = "The plugin's name.")),
     responses((status = 200, description = "The plugin.", body = Envelope<PluginData>)))]
 pub(crate) async fn get(ctx: Ctx, Name(name): Name) -> Outcome {
@@ -126,9 +126,9 @@ pub(crate) async fn get(ctx: Ctx, Name(name): Name) -> Outcome {
 }
 
 macro_rules! lifecycle {
-    ($(#[$doc:meta])* $handler:ident, $path:literal, $action:expr) => {
+    ($(#[$doc:meta])* $handler:ident, $path:literal, $permission:literal, $action:expr) => {
         $(#[$doc])*
-        #[utoipa::path(post, path = $path, tag = "plugins",
+        #[utoipa::path(post, path = $path, tag = "plugins", security(("bearer" = [$permission])),
             params(("name" = String, Path, description = "The plugin's name."), LifecycleQuery),
             responses(
                 (status = 200, description = "The plugin as it is now.", body = Envelope<PluginData>),
@@ -142,19 +142,19 @@ macro_rules! lifecycle {
 
 lifecycle!(
     /// Prepares a plugin.
-    initialize, "/plugins/{name}/initialize", LifecycleAction::Initialize);
+    initialize, "/plugins/{name}/initialize", "plugin.initialize", LifecycleAction::Initialize);
 lifecycle!(
     /// Lets a plugin serve.
-    start, "/plugins/{name}/start", LifecycleAction::Start);
+    start, "/plugins/{name}/start", "plugin.start", LifecycleAction::Start);
 lifecycle!(
     /// Ends a plugin in order.
-    stop, "/plugins/{name}/stop", LifecycleAction::Stop);
+    stop, "/plugins/{name}/stop", "plugin.stop", LifecycleAction::Stop);
 lifecycle!(
     /// Stops, initializes and starts a plugin, and brings back those who use it.
-    restart, "/plugins/{name}/restart", LifecycleAction::Restart);
+    restart, "/plugins/{name}/restart", "plugin.restart", LifecycleAction::Restart);
 
 /// A plugin's configuration as it is in force, secrets masked.
-#[utoipa::path(get, path = "/plugins/{name}/config", tag = "plugins",
+#[utoipa::path(get, path = "/plugins/{name}/config", tag = "plugins", security(("bearer" = ["plugin.read"])),
     params(("name" = String, Path, description = "The plugin's name.")),
     responses((status = 200, description = "The configuration.", body = Envelope<ConfigData>)))]
 pub(crate) async fn config(ctx: Ctx, Name(name): Name) -> Outcome {
@@ -162,7 +162,7 @@ pub(crate) async fn config(ctx: Ctx, Name(name): Name) -> Outcome {
 }
 
 /// Replaces a plugin's configuration: validated first, applied live or by a restart, taken back on failure.
-#[utoipa::path(put, path = "/plugins/{name}/config", tag = "plugins",
+#[utoipa::path(put, path = "/plugins/{name}/config", tag = "plugins", security(("bearer" = ["plugin.configure"])),
     request_body(content = Object, description = "The whole configuration. A masked secret means unchanged."),
     params(("name" = String, Path, description = "The plugin's name.")),
     responses(
@@ -179,7 +179,7 @@ pub(crate) async fn set_config(
 }
 
 /// Makes a plugin of a type that the host knows.
-#[utoipa::path(post, path = "/plugins/load", tag = "plugins", request_body = LoadRequest,
+#[utoipa::path(post, path = "/plugins/load", tag = "plugins", security(("bearer" = ["plugin.load"])), request_body = LoadRequest,
     responses(
         (status = 200, description = "The plugin.", body = Envelope<PluginData>),
         (status = 404, description = "No such type.", body = crate::envelope::ErrorEnvelope),
@@ -189,7 +189,7 @@ pub(crate) async fn load(ctx: Ctx, Json(request): Json<LoadRequest>) -> Outcome 
 }
 
 /// Removes a plugin, stopping it if it runs.
-#[utoipa::path(delete, path = "/plugins/{name}", tag = "plugins",
+#[utoipa::path(delete, path = "/plugins/{name}", tag = "plugins", security(("bearer" = ["plugin.unload"])),
     params(("name" = String, Path, description = "The plugin's name."), LifecycleQuery),
     responses(
         (status = 200, description = "The plugin as it was.", body = Envelope<PluginData>),
@@ -200,7 +200,7 @@ pub(crate) async fn unload(ctx: Ctx, Name(name): Name, Query(query): Query<Lifec
 }
 
 /// Puts another version in a plugin's place, without a request that fails.
-#[utoipa::path(post, path = "/plugins/{name}/swap", tag = "plugins", request_body = Option<SwapRequest>,
+#[utoipa::path(post, path = "/plugins/{name}/swap", tag = "plugins", security(("bearer" = ["plugin.swap"])), request_body = Option<SwapRequest>,
     params(("name" = String, Path, description = "The plugin's name.")),
     responses(
         (status = 200, description = "The plugin as it is now.", body = Envelope<PluginData>),

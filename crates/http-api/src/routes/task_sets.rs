@@ -22,7 +22,7 @@ const JSON_LINES: HeaderValue = HeaderValue::from_static("application/jsonl");
 /// Pauses, resumes, cancels or removes all tasks that match.
 ///
 /// Each is done on its own: one that is refused is in the report, and does not keep the others from it.
-#[utoipa::path(post, path = "/scheduler/bulk", tag = "scheduler",
+#[utoipa::path(post, path = "/scheduler/bulk", tag = "scheduler", security(("bearer" = ["task.bulk"])),
     request_body(content = BulkRequest, example = json!(
         {"action": "pause", "filter": {"group": "reports"}, "limit": 100})),
     responses((status = 200, description = "What was done to how many.", body = Envelope<BulkReport>,
@@ -36,7 +36,7 @@ pub(crate) async fn bulk(ctx: Ctx, Json(request): Json<BulkRequest>) -> Outcome 
 /// All tasks as JSON Lines: one object with `task`, `status` and `owner` a line, without the envelope.
 ///
 /// What is there from the beginning to the end is in it once; it can be sent to `/scheduler/import`.
-#[utoipa::path(get, path = "/scheduler/export", tag = "scheduler",
+#[utoipa::path(get, path = "/scheduler/export", tag = "scheduler", security(("bearer" = ["task.read"])),
     responses((status = 200, description = "A line for each task.", content_type = "application/jsonl",
         body = String, example = "{\"task\":{\"id\":\"beat\",\"schedule\":{\"type\":\"interval\",\"interval\":\"30s\"}},\"status\":\"pending\"}\n")))]
 pub(crate) async fn export(ctx: Ctx) -> Result<Response, Refusal> {
@@ -72,7 +72,7 @@ pub(crate) struct ImportQuery {
 ///
 /// All of them are checked before the first is taken. What was paused is paused; what was done, and what
 /// belongs to a plugin, is left out. A line has 256 KiB at the most.
-#[utoipa::path(post, path = "/scheduler/import", tag = "scheduler", params(ImportQuery),
+#[utoipa::path(post, path = "/scheduler/import", tag = "scheduler", security(("bearer" = ["task.import"])), params(ImportQuery),
     request_body(content = String, content_type = "application/jsonl", example =
         "{\"task\":{\"id\":\"beat\",\"schedule\":{\"type\":\"interval\",\"interval\":\"30s\"}}}\n"),
     responses((status = 200, description = "What came of it.", body = Envelope<ImportReport>)))]

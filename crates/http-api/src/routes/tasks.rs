@@ -83,7 +83,7 @@ fn read_status(text: &str) -> Result<scheduler::TaskStatus, Problem> {
 }
 
 /// Tasks, by id.
-#[utoipa::path(get, path = "/scheduler/tasks", tag = "scheduler", params(TasksQuery),
+#[utoipa::path(get, path = "/scheduler/tasks", tag = "scheduler", security(("bearer" = ["task.read"])), params(TasksQuery),
     responses((status = 200, description = "A page of them.", body = Envelope<TasksData>)))]
 pub(crate) async fn list(ctx: Ctx, Query(query): Query<TasksQuery>) -> Outcome {
     let (filter, page) = query.read()?;
@@ -91,7 +91,7 @@ pub(crate) async fn list(ctx: Ctx, Query(query): Query<TasksQuery>) -> Outcome {
 }
 
 /// Tasks in one state.
-#[utoipa::path(get, path = "/scheduler/tasks/status/{status}", tag = "scheduler",
+#[utoipa::path(get, path = "/scheduler/tasks/status/{status}", tag = "scheduler", security(("bearer" = ["task.read"])),
     params(("status" = scheduler::TaskStatus, Path, description = "The state."), PageQuery),
     responses((status = 200, description = "A page of them.", body = Envelope<TasksData>)))]
 pub(crate) async fn list_by_status(ctx: Ctx, Name(status): Name, Query(query): Query<PageQuery>) -> Outcome {
@@ -100,7 +100,7 @@ pub(crate) async fn list_by_status(ctx: Ctx, Name(status): Name, Query(query): Q
 }
 
 /// Makes a task.
-#[utoipa::path(post, path = "/scheduler/tasks", tag = "scheduler", request_body = TaskSpec,
+#[utoipa::path(post, path = "/scheduler/tasks", tag = "scheduler", security(("bearer" = ["task.create"])), request_body = TaskSpec,
     responses((status = 201, description = "It is there.", body = Envelope<TaskData>)))]
 pub(crate) async fn create(ctx: Ctx, Json(spec): Json<TaskSpec>) -> Outcome {
     let task = ctx.management().create_task(ctx.caller(), spec).await?;
@@ -109,7 +109,7 @@ pub(crate) async fn create(ctx: Ctx, Json(spec): Json<TaskSpec>) -> Outcome {
 }
 
 /// One task.
-#[utoipa::path(get, path = "/scheduler/tasks/{id}", tag = "scheduler",
+#[utoipa::path(get, path = "/scheduler/tasks/{id}", tag = "scheduler", security(("bearer" = ["task.read"])),
     params(("id" = String, Path, description = "The task's id.")),
     responses((status = 200, description = "The task.", body = Envelope<TaskData>)))]
 pub(crate) async fn get(ctx: Ctx, Name(id): Name) -> Outcome {
@@ -122,7 +122,7 @@ pub(crate) async fn get(ctx: Ctx, Name(id): Name) -> Outcome {
 }
 
 /// Gives a task another definition.
-#[utoipa::path(put, path = "/scheduler/tasks/{id}", tag = "scheduler", request_body = TaskSpec,
+#[utoipa::path(put, path = "/scheduler/tasks/{id}", tag = "scheduler", security(("bearer" = ["task.replace"])), request_body = TaskSpec,
     params(("id" = String, Path, description = "The task's id.")),
     responses((status = 200, description = "The task as it is now.", body = Envelope<TaskData>)))]
 pub(crate) async fn replace(
@@ -135,7 +135,7 @@ pub(crate) async fn replace(
 }
 
 /// Takes a task away.
-#[utoipa::path(delete, path = "/scheduler/tasks/{id}", tag = "scheduler",
+#[utoipa::path(delete, path = "/scheduler/tasks/{id}", tag = "scheduler", security(("bearer" = ["task.remove"])),
     params(("id" = String, Path, description = "The task's id.")),
     responses((status = 200, description = "The task as it was.", body = Envelope<TaskData>)))]
 pub(crate) async fn remove(ctx: Ctx, Name(id): Name, IfMatch(version): IfMatch) -> Outcome {
@@ -143,7 +143,7 @@ pub(crate) async fn remove(ctx: Ctx, Name(id): Name, IfMatch(version): IfMatch) 
 }
 
 /// Keeps a task from running until it is resumed.
-#[utoipa::path(post, path = "/scheduler/tasks/{id}/pause", tag = "scheduler",
+#[utoipa::path(post, path = "/scheduler/tasks/{id}/pause", tag = "scheduler", security(("bearer" = ["task.pause"])),
     params(("id" = String, Path, description = "The task's id.")),
     responses((status = 200, description = "The task as it is now.", body = Envelope<TaskData>)))]
 pub(crate) async fn pause(ctx: Ctx, Name(id): Name) -> Outcome {
@@ -151,7 +151,7 @@ pub(crate) async fn pause(ctx: Ctx, Name(id): Name) -> Outcome {
 }
 
 /// Lets a paused task run again.
-#[utoipa::path(post, path = "/scheduler/tasks/{id}/resume", tag = "scheduler",
+#[utoipa::path(post, path = "/scheduler/tasks/{id}/resume", tag = "scheduler", security(("bearer" = ["task.resume"])),
     params(("id" = String, Path, description = "The task's id.")),
     responses((status = 200, description = "The task as it is now.", body = Envelope<TaskData>)))]
 pub(crate) async fn resume(ctx: Ctx, Name(id): Name) -> Outcome {
@@ -159,7 +159,7 @@ pub(crate) async fn resume(ctx: Ctx, Name(id): Name) -> Outcome {
 }
 
 /// Ends a task and its active runs.
-#[utoipa::path(post, path = "/scheduler/tasks/{id}/cancel", tag = "scheduler",
+#[utoipa::path(post, path = "/scheduler/tasks/{id}/cancel", tag = "scheduler", security(("bearer" = ["task.cancel"])),
     params(("id" = String, Path, description = "The task's id.")),
     responses((status = 200, description = "The task as it is now.", body = Envelope<TaskData>)))]
 pub(crate) async fn cancel(ctx: Ctx, Name(id): Name) -> Outcome {
@@ -167,7 +167,7 @@ pub(crate) async fn cancel(ctx: Ctx, Name(id): Name) -> Outcome {
 }
 
 /// Runs a task now, out of its turn.
-#[utoipa::path(post, path = "/scheduler/tasks/{id}/trigger", tag = "scheduler",
+#[utoipa::path(post, path = "/scheduler/tasks/{id}/trigger", tag = "scheduler", security(("bearer" = ["task.trigger"])),
     request_body = Option<TriggerRequest>,
     params(("id" = String, Path, description = "The task's id.")),
     responses((status = 200, description = "The run that began.", body = Envelope<RunData>)))]
@@ -180,7 +180,7 @@ pub(crate) async fn trigger(
 }
 
 /// A task's runs, the newest first.
-#[utoipa::path(get, path = "/scheduler/tasks/{id}/runs", tag = "scheduler",
+#[utoipa::path(get, path = "/scheduler/tasks/{id}/runs", tag = "scheduler", security(("bearer" = ["task.read"])),
     params(("id" = String, Path, description = "The task's id."), PageQuery),
     responses((status = 200, description = "A page of them.", body = Envelope<RunsData>)))]
 pub(crate) async fn runs(ctx: Ctx, Name(id): Name, Query(query): Query<PageQuery>) -> Outcome {
@@ -188,7 +188,7 @@ pub(crate) async fn runs(ctx: Ctx, Name(id): Name, Query(query): Query<PageQuery
 }
 
 /// One run.
-#[utoipa::path(get, path = "/scheduler/runs/{run}", tag = "scheduler",
+#[utoipa::path(get, path = "/scheduler/runs/{run}", tag = "scheduler", security(("bearer" = ["task.read"])),
     params(("run" = String, Path, description = "The run's id.")),
     responses((status = 200, description = "The run.", body = Envelope<RunData>)))]
 pub(crate) async fn run(ctx: Ctx, Name(id): Name) -> Outcome {
@@ -196,14 +196,14 @@ pub(crate) async fn run(ctx: Ctx, Name(id): Name) -> Outcome {
 }
 
 /// The scheduler as it stands.
-#[utoipa::path(get, path = "/scheduler/status", tag = "scheduler",
+#[utoipa::path(get, path = "/scheduler/status", tag = "scheduler", security(("bearer" = ["task.read"])),
     responses((status = 200, description = "The scheduler.", body = Envelope<SchedulerStatus>)))]
 pub(crate) async fn status(ctx: Ctx) -> Outcome {
     Answer::ok(&ctx.management().scheduler_status(ctx.caller())?)
 }
 
 /// The next times of a schedule; nothing is created.
-#[utoipa::path(post, path = "/scheduler/preview", tag = "scheduler", request_body = PreviewRequest,
+#[utoipa::path(post, path = "/scheduler/preview", tag = "scheduler", security(("bearer" = ["task.read"])), request_body = PreviewRequest,
     responses((status = 200, description = "The times.", body = Envelope<TimesData>)))]
 pub(crate) async fn preview(ctx: Ctx, Json(request): Json<PreviewRequest>) -> Outcome {
     let times = ctx.management().preview(ctx.caller(), &request)?;
@@ -211,7 +211,7 @@ pub(crate) async fn preview(ctx: Ctx, Json(request): Json<PreviewRequest>) -> Ou
 }
 
 /// What can run tasks.
-#[utoipa::path(get, path = "/scheduler/executors", tag = "scheduler",
+#[utoipa::path(get, path = "/scheduler/executors", tag = "scheduler", security(("bearer" = ["task.read"])),
     responses((status = 200, description = "All of them.", body = Envelope<ExecutorsData>)))]
 pub(crate) async fn executors(ctx: Ctx) -> Outcome {
     Answer::ok(&ExecutorsData::from(whole(ctx.management().executors(ctx.caller())?)))
@@ -229,7 +229,7 @@ pub(crate) struct GraphQuery {
 }
 
 /// Which tasks run after which.
-#[utoipa::path(get, path = "/scheduler/graph", tag = "scheduler", params(GraphQuery),
+#[utoipa::path(get, path = "/scheduler/graph", tag = "scheduler", security(("bearer" = ["task.read"])), params(GraphQuery),
     responses((status = 200, description = "The graph.", body = Envelope<TaskGraph>),
         (status = 404, description = "There is no such task.", body = crate::envelope::ErrorEnvelope)))]
 pub(crate) async fn graph(ctx: Ctx, Query(query): Query<GraphQuery>) -> Outcome {
@@ -244,7 +244,7 @@ pub(crate) async fn graph(ctx: Ctx, Query(query): Query<GraphQuery>) -> Outcome 
 ///
 /// The runs follow each other in the order of their times, whatever the overlap policy; scheduled runs go before
 /// them. A dry run tells the times. Times whose records are not kept any more are left alone.
-#[utoipa::path(post, path = "/scheduler/tasks/{id}/backfill", tag = "scheduler",
+#[utoipa::path(post, path = "/scheduler/tasks/{id}/backfill", tag = "scheduler", security(("bearer" = ["task.backfill"])),
     request_body(content = BackfillRequest, example = json!(
         {"from": "2030-01-01T00:00:00Z", "until": "2030-01-02T00:00:00Z", "limit": 24})),
     params(("id" = String, Path, description = "The task's id.")),
@@ -270,7 +270,7 @@ pub(crate) struct WhyQuery {
 }
 
 /// Why a task did or did not run at a time.
-#[utoipa::path(get, path = "/scheduler/tasks/{id}/why", tag = "scheduler",
+#[utoipa::path(get, path = "/scheduler/tasks/{id}/why", tag = "scheduler", security(("bearer" = ["task.read"])),
     params(("id" = String, Path, description = "The task's id."), WhyQuery),
     responses((status = 200, description = "The answer: there always is one.", body = Envelope<Why>,
         example = json!({"code": 200, "message": "success", "data": {"task": "report",
@@ -299,7 +299,7 @@ pub(crate) struct RunsQuery {
 }
 
 /// The runs of all tasks, the newest first.
-#[utoipa::path(get, path = "/scheduler/runs", tag = "scheduler", params(RunsQuery),
+#[utoipa::path(get, path = "/scheduler/runs", tag = "scheduler", security(("bearer" = ["task.read"])), params(RunsQuery),
     responses((status = 200, description = "A page of them.", body = Envelope<RunsData>)))]
 pub(crate) async fn all_runs(ctx: Ctx, Query(query): Query<RunsQuery>) -> Outcome {
     let chain = query.chain.map(|chain| chain.parse()).transpose();

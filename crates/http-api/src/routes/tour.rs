@@ -17,7 +17,7 @@ type Page = Result<Response, Refusal>;
 const SHOWN: u64 = 5;
 
 /// What this is.
-#[utoipa::path(get, path = "/", tag = "tour",
+#[utoipa::path(get, path = "/", tag = "tour", security(()),
     responses((status = 200, description = "A page, in HTML for a browser.", content(
         (Envelope<Tour> = "application/json"), (String = "text/html")))))]
 pub(crate) async fn root(ctx: Ctx, headers: HeaderMap) -> Page {
@@ -36,7 +36,7 @@ pub(crate) async fn root(ctx: Ctx, headers: HeaderMap) -> Page {
 }
 
 /// The tour's first stop.
-#[utoipa::path(get, path = "/demo", tag = "tour",
+#[utoipa::path(get, path = "/demo", tag = "tour", security(("bearer" = ["plugin.read"])),
     responses((status = 200, description = "A page, in HTML for a browser.", content(
         (Envelope<Tour> = "application/json"), (String = "text/html")))))]
 pub(crate) async fn demo(ctx: Ctx, headers: HeaderMap) -> Page {
@@ -54,7 +54,7 @@ pub(crate) async fn demo(ctx: Ctx, headers: HeaderMap) -> Page {
 }
 
 /// The tour's stop at tasks.
-#[utoipa::path(get, path = "/demo/scheduler", tag = "tour",
+#[utoipa::path(get, path = "/demo/scheduler", tag = "tour", security(("bearer" = ["task.read"])),
     responses((status = 200, description = "A page, in HTML for a browser.", content(
         (Envelope<Tour> = "application/json"), (String = "text/html")))))]
 pub(crate) async fn scheduler(ctx: Ctx, headers: HeaderMap) -> Page {
@@ -95,7 +95,7 @@ pub(crate) async fn scheduler(ctx: Ctx, headers: HeaderMap) -> Page {
 }
 
 /// The tour's stop at configuration.
-#[utoipa::path(get, path = "/demo/config", tag = "tour",
+#[utoipa::path(get, path = "/demo/config", tag = "tour", security(("bearer" = ["config.read"])),
     responses((status = 200, description = "A page, in HTML for a browser.", content(
         (Envelope<Tour> = "application/json"), (String = "text/html")))))]
 pub(crate) async fn config(ctx: Ctx, headers: HeaderMap) -> Page {
@@ -113,7 +113,7 @@ pub(crate) async fn config(ctx: Ctx, headers: HeaderMap) -> Page {
 }
 
 /// The tour's stop at plugin types.
-#[utoipa::path(get, path = "/demo/factory", tag = "tour",
+#[utoipa::path(get, path = "/demo/factory", tag = "tour", security(("bearer" = ["plugin.read"])),
     responses((status = 200, description = "A page, in HTML for a browser.", content(
         (Envelope<Tour> = "application/json"), (String = "text/html")))))]
 pub(crate) async fn factory(ctx: Ctx, headers: HeaderMap) -> Page {
@@ -134,7 +134,7 @@ pub(crate) async fn factory(ctx: Ctx, headers: HeaderMap) -> Page {
 }
 
 /// The tour's stop at events.
-#[utoipa::path(get, path = "/demo/events", tag = "tour",
+#[utoipa::path(get, path = "/demo/events", tag = "tour", security(("bearer" = ["event.read"])),
     responses((status = 200, description = "A page, in HTML for a browser.", content(
         (Envelope<Tour> = "application/json"), (String = "text/html")))))]
 pub(crate) async fn events(ctx: Ctx, headers: HeaderMap) -> Page {

@@ -9,7 +9,7 @@ use event_bus::EventBus;
 use http::{HeaderValue, Method, Request, StatusCode};
 use http_api::{Api, HttpConfig};
 use http_body_util::{BodyExt, Full, StreamBody};
-use management::Management;
+use management::{Management, ManagementBuilder};
 use plugin_core::{
     Endpoint, Host, Listeners, Manifest, Next, Permission, Permissions, PluginContext, PluginName, Reply,
     RouteError, RouteRequest, Scope, ScopeOptions, Slot, Withdrawal,
@@ -19,14 +19,19 @@ use runtime::SystemClock;
 
 use crate::client::{call, get, send};
 
-struct Mounts {
-    api: Api,
+pub(crate) struct Mounts {
+    pub(crate) api: Api,
     directory: Arc<ServiceDirectory>,
     host: Host,
     incarnations: AtomicU64,
 }
 
 fn mounts(config: HttpConfig) -> Mounts {
+    mounts_of(config, Management::builder())
+}
+
+/// Where plugins can mount routes, on a host that is put together otherwise.
+pub(crate) fn mounts_of(config: HttpConfig, management: ManagementBuilder) -> Mounts {
     let directory = ServiceDirectory::new();
     let host = Host {
         bus: EventBus::builder().build(),
@@ -35,12 +40,16 @@ fn mounts(config: HttpConfig) -> Mounts {
         listeners: Arc::new(Listeners::default()),
         runtime: tokio::runtime::Handle::current(),
     };
-    let management = Management::builder().directory(directory.clone()).build();
+    let management = management.directory(directory.clone()).build();
     Mounts { api: Api::new(management, config), directory, host, incarnations: AtomicU64::new(0) }
 }
 
 impl Mounts {
-    async fn mount(&self, name: &str, register: impl FnOnce(&PluginContext)) -> (Scope, Arc<Slot>) {
+    pub(crate) async fn mount(
+        &self,
+        name: &str,
+        register: impl FnOnce(&PluginContext),
+    ) -> (Scope, Arc<Slot>) {
         let slot = Slot::new(PluginName::new(name).unwrap());
         let scope = self.stage(&slot, register);
         scope.publish(None).await.unwrap();

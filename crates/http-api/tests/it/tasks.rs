@@ -490,7 +490,7 @@ async fn one_action_is_done_to_many_and_reported() {
     }
     assert_eq!(host.scheduler.status().total_tasks, 3);
     let audit = get(&host.api, "/audit").await.json();
-    assert_eq!(audit["data"]["entries"][0]["action"], "task.bulk_remove", "{audit}");
+    assert_eq!(audit["data"]["entries"][0]["action"], "task.bulk", "{audit}");
 }
 
 /// A request with JSON Lines.

@@ -1,8 +1,8 @@
 //! Many tasks at once: one action on all that match, all of them out, and others in.
 
-use scheduler::{BulkAction, BulkReport, BulkRequest, Import, ImportReport, OnConflict, Scheduler};
+use scheduler::{BulkReport, BulkRequest, Import, ImportReport, OnConflict, Scheduler};
 
-use crate::{Caller, Management, Problem, Role};
+use crate::{Caller, Management, Permission, Problem};
 
 /// All tasks as JSON Lines, part by part.
 #[derive(Debug)]
@@ -34,14 +34,9 @@ impl Management {
     ///
     /// `invalid_field`. That it is refused for one of the tasks is in the report.
     pub async fn bulk_tasks(&self, caller: &Caller, request: &BulkRequest) -> Result<BulkReport, Problem> {
-        let action = match request.action {
-            BulkAction::Pause => "task.bulk_pause",
-            BulkAction::Resume => "task.bulk_resume",
-            BulkAction::Cancel => "task.bulk_cancel",
-            BulkAction::Remove => "task.bulk_remove",
-        };
-        let target = serde_json::to_string(&request.filter).unwrap_or_default();
-        self.write(caller, Role::Operator, action, &target, async |dry_run| {
+        let filter = serde_json::to_string(&request.filter).unwrap_or_default();
+        let target = format!("{} {filter}", request.action.as_str());
+        self.write(caller, Permission::TaskBulk, &target, async |dry_run| {
             Ok(self.scheduler()?.bulk(request, dry_run).await?)
         })
         .await
@@ -53,7 +48,7 @@ impl Management {
     ///
     /// For callers without a role, and where the host has no scheduler.
     pub fn export_tasks(&self, caller: &Caller) -> Result<TaskExport, Problem> {
-        caller.require(Role::Viewer)?;
+        caller.require(Permission::TaskRead)?;
         Ok(TaskExport { scheduler: self.scheduler()?.clone(), from: Some(0) })
     }
 
@@ -63,7 +58,7 @@ impl Management {
     ///
     /// For callers who may not, and where the host has no scheduler.
     pub fn begin_import(&self, caller: &Caller, on_conflict: OnConflict) -> Result<Import, Problem> {
-        caller.require(Role::Operator)?;
+        caller.require(Permission::TaskImport)?;
         Ok(self.scheduler()?.import(on_conflict))
     }
 
@@ -78,9 +73,6 @@ impl Management {
         caller: &Caller,
         read: Result<Import, Problem>,
     ) -> Result<ImportReport, Problem> {
-        self.write(caller, Role::Operator, "task.import", "", async |dry_run| {
-            Ok(read?.commit(dry_run).await?)
-        })
-        .await
+        self.write(caller, Permission::TaskImport, "", async |dry_run| Ok(read?.commit(dry_run).await?)).await
     }
 }
