@@ -61,7 +61,10 @@ pub use catalog::{CATALOG, Described, contradictions};
 pub use export::{BoxedLayer, ExportError, Exporter};
 pub use format::Format;
 pub use histogram::{Buckets, BucketsError};
-pub use logs::{LogFilter, LogFilterError, LogFormat, LogLevels, LogLevelsGone, UnknownLogFormat};
+pub use logs::{
+    LogFilter, LogFilterError, LogFormat, LogLevelError, LogLevels, LogLevelsGone, TargetLevel,
+    UnknownLogFormat,
+};
 #[cfg(feature = "otlp")]
 pub use otlp::{
     Compression, ExporterKind, Headers, Millis, OTEL_VARIABLES, Otlp, OtlpConfig, OtlpConfigError, OtlpError,

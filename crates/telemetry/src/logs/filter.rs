@@ -40,6 +40,32 @@ impl LogFilter {
         let named = self.targets.iter().map(|(target, level)| (target.clone(), *level));
         Targets::new().with_default(self.default).with_targets(named)
     }
+
+    /// The same with other levels for some targets; `None` is all that have none of their own.
+    pub(crate) fn with<'a>(&self, changes: impl IntoIterator<Item = (Option<&'a str>, LevelFilter)>) -> Self {
+        let mut changed = self.clone();
+        for (target, level) in changes {
+            match target {
+                None => changed.default = level,
+                Some(target) => {
+                    changed.targets.insert(target.to_owned(), level);
+                }
+            }
+        }
+        changed
+    }
+
+    /// The level for all targets that have none of their own, and those that have.
+    pub(crate) fn levels(&self) -> impl Iterator<Item = (Option<&str>, LevelFilter)> {
+        let named = self.targets.iter().map(|(target, level)| (Some(target.as_str()), *level));
+        std::iter::once((None, self.default)).chain(named)
+    }
+
+    /// Whether another target still fits.
+    pub(crate) fn check_room(&self, target: Option<&str>) -> Result<(), LogFilterError> {
+        let is_new = target.is_some_and(|target| !self.targets.contains_key(target));
+        if is_new && self.targets.len() >= TARGETS_MAX { Err(LogFilterError::TooMany) } else { Ok(()) }
+    }
 }
 
 /// Why a text is no [`LogFilter`].
@@ -78,7 +104,7 @@ impl FromStr for LogFilter {
 
 /// Read by hand, since the library's parser takes an unknown level for the name of a target, and a
 /// typing error would turn all logs off.
-fn level(text: &str) -> Result<LevelFilter, LogFilterError> {
+pub(super) fn level(text: &str) -> Result<LevelFilter, LogFilterError> {
     match text.to_ascii_lowercase().as_str() {
         "off" => Ok(LevelFilter::OFF),
         "error" => Ok(LevelFilter::ERROR),
@@ -90,7 +116,7 @@ fn level(text: &str) -> Result<LevelFilter, LogFilterError> {
     }
 }
 
-fn target_path(text: &str) -> Result<String, LogFilterError> {
+pub(super) fn target_path(text: &str) -> Result<String, LogFilterError> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':' | b'-' | b'.');
     if !text.is_empty() && text.len() <= 128 && text.bytes().all(allowed) {
         Ok(text.to_owned())
