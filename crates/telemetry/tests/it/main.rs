@@ -5,6 +5,7 @@
 mod bounds;
 mod checker;
 mod collectors;
+mod deploy;
 mod exemplars;
 mod exporters;
 mod installed;
