@@ -92,7 +92,13 @@ pub(crate) async fn assemble(
     let clock = SystemClock::shared();
     let control = Handle::current();
     // Handlers and runs are plugins' code, and belong on their runtime.
-    let bus = EventBus::builder().clock(clock.clone()).history(HISTORY).handle(plugins.clone()).build();
+    let sampler = loaded.host.telemetry.sampler();
+    let bus = EventBus::builder()
+        .clock(clock.clone())
+        .history(HISTORY)
+        .handle(plugins.clone())
+        .spans(sampler.is_on())
+        .build();
     let directory = ServiceDirectory::new();
     let scheduler = {
         let config: SchedulerConfig = decode(&loaded.settings.section(&["plugins", SCHEDULER]))?;
@@ -103,6 +109,7 @@ pub(crate) async fn assemble(
             .node(&loaded.host.node)
             .config(config)
             .runs_on(plugins.clone())
+            .sampler(sampler)
             .start_later();
         if let Some(store) = store {
             builder = builder.store(store);
@@ -131,6 +138,7 @@ pub(crate) async fn assemble(
         .scheduler(scheduler.clone())
         .manager(manager.clone())
         .metrics(telemetry.metrics().clone())
+        .sampler(sampler)
         .build();
     measure(telemetry, &bus, &scheduler, &manager);
 

@@ -8,7 +8,7 @@ use runtime::{SharedClock, SystemClock, Timestamp};
 use serde::Serialize;
 use tokio::runtime::Handle;
 
-use crate::event::{Event, EventBuilder, MAX_DATA_BYTES};
+use crate::event::{Event, EventBuilder, MAX_DATA_BYTES, TraceContext};
 use crate::handler::EventHandler;
 use crate::history::{History, HistoryFilter};
 use crate::hub::Hub;
@@ -215,9 +215,12 @@ impl EventBus {
         true
     }
 
-    /// Begins an event whose source is the bus's.
+    /// Begins an event whose source is the bus's, in the trace of the caller's work.
     pub fn event(&self, topic: Topic) -> EventBuilder {
-        Event::builder(topic).source(self.hub.source.clone()).max_data_bytes(self.hub.limits.data_bytes)
+        Event::builder(topic)
+            .source(self.hub.source.clone())
+            .max_data_bytes(self.hub.limits.data_bytes)
+            .trace(TraceContext::current())
     }
 
     /// Where events get their time from.

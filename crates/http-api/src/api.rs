@@ -14,9 +14,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body_util::Limited;
 use management::{Claim, Idempotent, Management, Origin, Problem, ProblemKind, StoredAnswer};
 use runtime::{CancellationToken, TaskOwner};
-use telemetry::{Sampler, TraceContext};
+use telemetry::TraceContext;
 use tokio::sync::Semaphore;
 use tower_service::Service;
+use tracing::Instrument;
 
 use crate::body::{AnswerBody, BoxError};
 use crate::direct::RequestLine;
@@ -28,7 +29,7 @@ use crate::origin::{HostPolicy, check_same_origin};
 use crate::paths::{Guard, Paths};
 use crate::plugin::HTTP;
 use crate::shared::Shared;
-use crate::{HttpConfig, conditional, dry_run, measure, openapi, routes};
+use crate::{HttpConfig, conditional, dry_run, measure, openapi, routes, span};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
@@ -119,7 +120,9 @@ impl Api {
         let started = Instant::now();
         let headers = request.headers();
         let incoming = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok());
-        let (trace, _) = Sampler::OFF.continued(incoming);
+        let sampler = self.inner.shared.management.sampler();
+        let (trace, parent) = sampler.continued(incoming);
+        let span = span::begin(sampler, (&trace, parent), (request.method(), request.uri(), headers), peer);
         let request_id = headers.get(REQUEST_ID).filter(|id| is_request_id(id)).cloned();
         let method = request.method().clone();
         let known = conditional::known(&method, headers);
@@ -135,7 +138,7 @@ impl Api {
             dry_run?;
             self.answer(request, &scope).await
         };
-        let answered = AssertUnwindSafe(trace.scope(answer)).catch_unwind().await;
+        let answered = AssertUnwindSafe(trace.scope(answer.instrument(span.clone()))).catch_unwind().await;
         let mut response = match answered {
             Ok(Ok(response)) => response,
             Ok(Err(refusal)) => refused(refusal),
@@ -159,6 +162,7 @@ impl Api {
         }
         headers.entry(header::X_CONTENT_TYPE_OPTIONS).or_insert(NOSNIFF);
         let route = scope.template(&self.inner.shared.paths).unwrap_or_default();
+        span::end(&span, &method, route, response.status());
         trace.in_scope(|| measure::record(&method, route, response.status(), started.elapsed()));
         response
     }
@@ -262,10 +266,12 @@ impl Api {
         // A task of its own: a client that gives up and asks again is what keys are for, and finds the answer.
         let (sender, answer) = tokio::sync::oneshot::channel();
         let (api, scope) = (self.clone(), Arc::clone(scope));
-        self.inner.shared.keyed.spawn("request", async move {
+        let trace = scope.caller().trace;
+        let work = async move {
             let response = api.route(parts, Body::from(body), &scope).await;
             let _ = sender.send(keep(claim, response, &scope.caller().trace).await);
-        });
+        };
+        self.inner.shared.keyed.spawn("request", trace.scope(work.in_current_span()));
         answer.await.map_err(|_| Problem::internal().into())
     }
 }

@@ -5,8 +5,10 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 
+use runtime::TraceContext;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
+use tracing::Instrument;
 
 type Work<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -45,7 +47,15 @@ impl Lanes {
                             let At::Here(work) = std::mem::replace(&mut at, At::Moving) else {
                                 return Poll::Pending;
                             };
-                            at = At::There(AbortOnDrop(self.plugins.spawn(work)));
+                            // What it belongs to does not go to another thread by itself.
+                            let trace = TraceContext::current();
+                            let work = async move {
+                                match trace {
+                                    Some(trace) => trace.scope(work).await,
+                                    None => work.await,
+                                }
+                            };
+                            at = At::There(AbortOnDrop(self.plugins.spawn(work.in_current_span())));
                             continue;
                         };
                         return work.as_mut().poll(cx);

@@ -52,6 +52,7 @@ mod routes;
 mod serve;
 mod shared;
 mod socket;
+mod span;
 mod sse;
 mod strict;
 mod waits;

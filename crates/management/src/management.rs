@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use event_bus::EventBus;
 use plugin_manager::PluginManager;
 use registry::ServiceDirectory;
-use runtime::{SharedClock, SystemClock, TaskOwner, Timestamp};
+use runtime::{Sampler, SharedClock, SystemClock, TaskOwner, Timestamp};
 use scheduler::Scheduler;
 use telemetry::Metrics;
 
@@ -39,6 +39,7 @@ pub(crate) struct Inner {
     pub(crate) scheduler: Option<Scheduler>,
     metrics: Option<Metrics>,
     pub(crate) access: Authenticator,
+    sampler: Sampler,
     pub(crate) audit: AuditLog,
     idempotency: IdempotencyStore,
     pub(crate) draining: AtomicBool,
@@ -95,6 +96,12 @@ impl Management {
     #[must_use]
     pub fn clock(&self) -> &SharedClock {
         &self.inner.clock
+    }
+
+    /// Which requests are traced, for a transport to ask.
+    #[must_use]
+    pub fn sampler(&self) -> &Sampler {
+        &self.inner.sampler
     }
 
     /// Lets readiness fail, first thing at shutdown, so that no balancer sends new requests here.
@@ -180,6 +187,7 @@ pub struct ManagementBuilder {
     scheduler: Option<Scheduler>,
     metrics: Option<Metrics>,
     access: Option<Authenticator>,
+    sampler: Sampler,
     audit_entries: usize,
 }
 
@@ -201,6 +209,7 @@ impl Default for ManagementBuilder {
             scheduler: None,
             metrics: None,
             access: None,
+            sampler: Sampler::OFF,
             audit_entries: AUDIT_ENTRIES,
         }
     }
@@ -261,6 +270,12 @@ impl ManagementBuilder {
         self
     }
 
+    /// Which requests are traced; none, where it is not said.
+    pub fn sampler(mut self, sampler: Sampler) -> Self {
+        self.sampler = sampler;
+        self
+    }
+
     /// How many writes the audit log keeps.
     pub fn audit_entries(mut self, entries: usize) -> Self {
         self.audit_entries = entries;
@@ -285,6 +300,7 @@ impl ManagementBuilder {
                 background: TaskOwner::new("management"),
                 scheduler: self.scheduler,
                 metrics: self.metrics,
+                sampler: self.sampler,
                 draining: AtomicBool::new(false),
             }),
         }

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use event_bus::{Event, EventBus, EventHandler, Pattern, SubscribeOptions, SubscriptionSpec, Topic};
+use event_bus::{
+    Event, EventBus, EventHandler, Pattern, SubscribeOptions, SubscriptionSpec, Topic, TraceContext,
+};
 use http::{Method, Response};
 use runtime::{CancellationToken, SharedClock};
 use semver::Version;
@@ -249,7 +251,7 @@ impl PluginContext {
         }
     }
 
-    /// Publishes an event of this plugin, with a payload that is JSON.
+    /// Publishes an event of this plugin, with a payload that is JSON, in the trace of the caller's work.
     ///
     /// # Errors
     ///
@@ -262,6 +264,7 @@ impl PluginContext {
         let event = Event::builder(parsed)
             .source(self.name().as_str())
             .data(data)
+            .trace(TraceContext::current())
             .build(&*self.inner.host.clock)
             .map_err(|error| invalid(error.to_string()))?;
         self.publish_event(event).await

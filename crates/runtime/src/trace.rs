@@ -226,6 +226,17 @@ fn write_digits(out: &mut fmt::Formatter<'_>, digits: &[u8]) -> fmt::Result {
     out.write_str(std::str::from_utf8(digits).map_err(|_| fmt::Error)?)
 }
 
+impl FromStr for TraceId {
+    type Err = TraceContextError;
+
+    /// Reads 32 lowercase hexadecimal digits.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let bytes =
+            if text.len() == 32 { hex(text.as_bytes())? } else { return Err(TraceContextError::Form) };
+        Self::from_bytes(bytes).ok_or(TraceContextError::Zero)
+    }
+}
+
 impl FromStr for SpanId {
     type Err = TraceContextError;
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use event_bus::{EventBus, TopicError};
-use runtime::{SharedClock, SystemClock, TaskOwner};
+use runtime::{Sampler, SharedClock, SystemClock, TaskOwner};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -165,6 +165,7 @@ pub struct SchedulerBuilder {
     runs_on: Option<Handle>,
     store: Option<Arc<dyn TaskStore>>,
     coordinator: Option<Arc<dyn Coordinator>>,
+    sampler: Sampler,
 }
 
 impl SchedulerBuilder {
@@ -179,7 +180,15 @@ impl SchedulerBuilder {
             runs_on: None,
             store: None,
             coordinator: None,
+            sampler: Sampler::OFF,
         }
+    }
+
+    /// Which runs are traced that are not caused by anything traced already: those have spans, and so have
+    /// their calls of others. None, where it is not said; trace contexts are carried on all the same.
+    pub fn sampler(mut self, sampler: Sampler) -> Self {
+        self.sampler = sampler;
+        self
     }
 
     /// Where tasks are kept beyond this scheduler. Without a store they are kept in its memory.
@@ -284,6 +293,7 @@ impl SchedulerBuilder {
             runs: TaskTracker::new(),
             loops: Mutex::new(None),
             runs_on: self.runs_on,
+            sampler: self.sampler,
             keeper,
             keeping: TaskOwner::new("scheduler-store"),
             _built_in: built_in,

@@ -7,6 +7,8 @@
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use runtime::TraceContext;
+
 use crate::builder::SchedulerConfig;
 use crate::def::Def;
 use crate::executor::{ExecutorKey, ExecutorRegistry, Registration, RunCell};
@@ -139,11 +141,22 @@ pub(crate) struct Cause {
     pub(crate) payload: Option<Arc<str>>,
     /// The runs of other tasks that let this one go.
     pub(crate) by: Option<Arc<Caused>>,
+    /// The work that the run goes on with the trace of.
+    pub(crate) trace: Option<Box<TraceContext>>,
 }
 
 impl Cause {
     pub(crate) const fn of(origin: RunOrigin) -> Self {
-        Self { origin, payload: None, by: None }
+        Self { origin, payload: None, by: None, trace: None }
+    }
+
+    /// What the record of the run keeps of it.
+    fn note(&self) -> Option<Note> {
+        if self.by.is_none() && self.trace.is_none() {
+            return None;
+        }
+        let trace = self.trace.as_deref().map(|trace| Box::new(trace.trace_id()));
+        Some(Note { caused: self.by.clone(), trace, ..Note::default() })
     }
 }
 
@@ -460,7 +473,7 @@ impl Core {
     ) -> u64 {
         let SkipReason { kind, text: reason } = reason;
         let origin = cause.origin;
-        let note = Note { skip_reason: Some(reason.clone()), caused: cause.by.clone(), ..Note::default() };
+        let note = Note { skip_reason: Some(reason.clone()), ..cause.note().unwrap_or_default() };
         let number = self.open_record(task, origin, RunOutcome::Skipped, scheduled, NEVER, times, Some(note));
         if let Some(record) = self.history.get_mut(number) {
             record.ended = now;
@@ -487,6 +500,7 @@ impl Core {
                 attempt: 0,
                 origin: RunOrigin::Schedule,
                 text,
+                trace: None,
             });
         }
     }
@@ -508,8 +522,20 @@ impl Core {
         }
         if let Some(def) = self.table.get(task).and_then(|slot| slot.def.clone()) {
             let run = Some(self.run_id(record));
-            let notice = Notice { def, kind, run, scheduled, at: now, started: NEVER, attempt, origin, text };
-            self.notices.push_back(notice);
+            let note = self.history.get(record).and_then(|record| record.note.as_deref());
+            let trace = note.and_then(|note| note.trace.clone());
+            self.notices.push_back(Notice {
+                def,
+                kind,
+                run,
+                scheduled,
+                at: now,
+                started: NEVER,
+                attempt,
+                origin,
+                text,
+                trace,
+            });
         }
     }
 
@@ -565,19 +591,4 @@ fn rank(priority: i8) -> u8 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_task_takes_little() {
-        assert!(size_of::<Slot>() <= 120, "{}", size_of::<Slot>());
-        assert!(size_of::<Def>() <= 104, "{}", size_of::<Def>());
-        assert_eq!(size_of::<Entry>(), 16);
-    }
-
-    #[test]
-    fn the_higher_priority_has_the_lower_rank() {
-        assert!(rank(100) < rank(0));
-        assert!(rank(0) < rank(-100));
-    }
-}
+mod tests;

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use runtime::DurationText;
+use runtime::{DurationText, TraceContext};
 use serde_json::Value;
 
 use crate::error::TaskError;
@@ -28,6 +28,8 @@ pub(crate) struct Def {
     /// The payload as JSON: a tree of values takes ten times the space.
     pub(crate) payload: Option<Box<str>>,
     pub(crate) policy: Option<Box<Policy>>,
+    /// The work that gave the definition.
+    pub(crate) trace: Option<Box<TraceContext>>,
     pub(crate) executor: ExecutorKey,
     /// After how many scheduled runs the task is done; zero for never.
     pub(crate) max_runs: u32,
@@ -92,7 +94,7 @@ const FAILURE_DELAY_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 const POINTER_LEN_MAX: usize = 256;
 
 impl Def {
-    /// Checks a definition that is given at `now`.
+    /// Checks a definition that is given at `now`, by the work that the caller is at.
     pub(crate) fn admit(
         spec: &TaskSpec,
         owner: Option<&str>,
@@ -198,6 +200,7 @@ impl Def {
             schedule: timing.schedule,
             payload,
             policy: (policy != Policy::default()).then(|| policy.into()),
+            trace: TraceContext::current().map(Box::new),
             executor,
             max_runs: timing.max_runs,
             priority: spec.priority as i8,
@@ -249,6 +252,12 @@ impl Def {
 
     pub(crate) fn owner(&self) -> Option<&str> {
         self.policy.as_ref().and_then(|policy| policy.owner.as_deref())
+    }
+
+    /// The trace that a scheduled run goes on with: that of the work that gave a task which runs once. What
+    /// recurs would make a trace of months.
+    pub(crate) fn run_trace(&self) -> Option<Box<TraceContext>> {
+        self.trace.clone().filter(|_| self.schedule.is_once())
     }
 
     /// By how much this task's runs are late on purpose: always the same, and evenly spread over tasks.

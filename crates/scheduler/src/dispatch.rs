@@ -12,8 +12,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use runtime::{CancellationToken, SharedClock, panic_message};
-use tracing::{Instrument, debug, debug_span, warn};
+use runtime::{CancellationToken, Sampler, SharedClock, TraceContext, panic_message};
+use tracing::field::Empty;
+use tracing::{Instrument, Span, debug, debug_span, info_span, warn};
 
 use crate::core::{Ended, Launch, Output};
 use crate::executor::{Entered, Registration, RunCell, RunContext, RunError, RunOutput};
@@ -157,10 +158,11 @@ fn begin(inner: &Arc<Inner>, launch: Launch, started: Micros, done: &mut Vec<Don
         inner.core().give_back(run, started);
         return started;
     };
-    let context = RunContext { run: Arc::clone(&cell) };
+    let trace = trace_of(&cell, &inner.sampler);
+    let context = RunContext { run: Arc::clone(&cell), trace, spans: inner.sampler.is_on() };
     cell.polled_since.store(started, Ordering::Relaxed);
-    let span = debug_span!("run", task = context.task_id(), run = %context.run_id(), attempt = cell.attempt);
-    let polled = span.in_scope(|| {
+    let span = span_of(&context);
+    let poll = || {
         catch_unwind(AssertUnwindSafe(|| {
             let mut future: RunFuture = Box::pin(execute(entered, context));
             match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -168,12 +170,21 @@ fn begin(inner: &Arc<Inner>, launch: Launch, started: Micros, done: &mut Vec<Don
                 Poll::Pending => Err(future),
             }
         }))
-    });
+    };
+    let polled = trace.in_scope(|| span.in_scope(poll));
     cell.polled_since.store(0, Ordering::Relaxed);
     let at = floor_micros(inner.clock.now()).max(started);
     match polled {
-        Ok(Ok(result)) => done.push(Done { run, ended: ended(result), started, at }),
-        Err(panic) => done.push(Done { run, ended: panicked(&*panic), started, at }),
+        Ok(Ok(result)) => {
+            let ended = ended(result);
+            note_outcome(&span, &ended);
+            done.push(Done { run, ended, started, at });
+        }
+        Err(panic) => {
+            let ended = panicked(&*panic);
+            note_outcome(&span, &ended);
+            done.push(Done { run, ended, started, at });
+        }
         Ok(Err(future)) => {
             inner.core().started(run, started);
             let inner = Arc::clone(inner);
@@ -197,12 +208,52 @@ fn begin(inner: &Arc<Inner>, launch: Launch, started: Micros, done: &mut Vec<Don
                 });
                 let ended = whole.catch_unwind().await.unwrap_or_else(|panic| panicked(&*panic));
                 let at = floor_micros(inner.clock.now()).max(started);
+                note_outcome(&Span::current(), &ended);
                 inner.finish(run, ended, started, at);
             };
-            tracker.spawn(rest.instrument(span));
+            tracker.spawn(trace.scope(rest.instrument(span)));
         }
     }
     at
+}
+
+/// The context of an attempt: in the trace of what caused it, or in the run's own.
+fn trace_of(cell: &RunCell, sampler: &Sampler) -> TraceContext {
+    match (&cell.trace, cell.id.trace()) {
+        (Some(cause), _) => cause.child(),
+        (None, Some(own)) => sampler.root_of(own),
+        (None, None) => sampler.root(),
+    }
+}
+
+/// The span of an attempt, for an exporter where the trace is kept, and for those who look closely.
+fn span_of(context: &RunContext) -> Span {
+    let (run, trace) = (&context.run, &context.trace);
+    if !context.spans || !trace.is_sampled() {
+        return debug_span!("run", task = context.task_id(), run = %run.id, attempt = run.attempt);
+    }
+    let cause = run.trace.as_deref();
+    info_span!(
+        "scheduler.run",
+        otel.kind = "consumer",
+        otel.status_code = Empty,
+        otel.status_description = Empty,
+        task = context.task_id(),
+        run = %run.id,
+        attempt = run.attempt,
+        origin = ?run.origin,
+        traceparent = %trace,
+        parent_span_id = cause.map(|cause| display(cause.span_id())),
+        // What recurs has traces of its own, which name the work that asked for it.
+        links = run.def.trace.as_deref().filter(|_| cause.is_none()).map(display),
+    )
+}
+
+fn note_outcome(span: &Span, ended: &Ended) {
+    if let Ended::Failed { error, .. } = ended {
+        span.record("otel.status_code", "error");
+        span.record("otel.status_description", &**error);
+    }
 }
 
 /// Notes while the run's code has the thread.

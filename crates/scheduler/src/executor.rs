@@ -1,12 +1,14 @@
 //! What runs a task: the port, what a run is given, and the registry of names.
 
+mod cancel;
+
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use runtime::Timestamp;
+use runtime::{Timestamp, TraceContext};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::Notify;
@@ -16,6 +18,7 @@ use crate::id::RunId;
 use crate::schedule::{Micros, timestamp};
 use crate::upstream::{Caused, UpstreamRun};
 use crate::view::{ExecutorInfo, RunOrigin};
+pub(crate) use cancel::CancelFlag;
 
 /// What runs tasks. Registered under a name with [`ExecutorRegistry::register`].
 ///
@@ -147,6 +150,9 @@ impl RunError {
 #[derive(Clone)]
 pub struct RunContext {
     pub(crate) run: Arc<RunCell>,
+    pub(crate) trace: TraceContext,
+    /// Whether calls of others are to have spans.
+    pub(crate) spans: bool,
 }
 
 /// The part of a run that its executor, its record and its controls share.
@@ -161,6 +167,8 @@ pub(crate) struct RunCell {
     pub(crate) origin: RunOrigin,
     /// The runs of other tasks that let it go.
     pub(crate) by: Option<Arc<Caused>>,
+    /// The work that the run goes on with the trace of.
+    pub(crate) trace: Option<Box<TraceContext>>,
     pub(crate) cancel: CancelFlag,
     /// Since when its code runs without having yielded; zero while it waits.
     pub(crate) polled_since: AtomicI64,
@@ -170,52 +178,6 @@ impl RunCell {
     /// The first run of the chain that this one belongs to.
     pub(crate) fn chain(&self) -> RunId {
         self.by.as_ref().map_or(self.id, |by| by.chain)
-    }
-}
-
-/// A flag that can be waited for; much smaller than a cancellation token, since there is one for each run.
-#[derive(Debug, Default)]
-pub(crate) struct CancelFlag {
-    state: AtomicU8,
-    changed: Notify,
-}
-
-const CANCELED: u8 = 1;
-const TIMED_OUT: u8 = 2;
-
-impl CancelFlag {
-    /// A caller wants the run to end.
-    pub(crate) fn cancel(&self) {
-        self.set(CANCELED);
-    }
-
-    /// The run is out of time.
-    pub(crate) fn time_out(&self) {
-        self.set(TIMED_OUT);
-    }
-
-    fn set(&self, bit: u8) {
-        self.state.fetch_or(bit, Ordering::AcqRel);
-        self.changed.notify_waiters();
-    }
-
-    pub(crate) fn is_canceled(&self) -> bool {
-        self.state.load(Ordering::Acquire) & CANCELED != 0
-    }
-
-    pub(crate) fn is_set(&self) -> bool {
-        self.state.load(Ordering::Acquire) != 0
-    }
-
-    pub(crate) async fn wait(&self) {
-        loop {
-            // Registered before the flag is read, so that a change between the two is not missed.
-            let changed = self.changed.notified();
-            if self.is_set() {
-                return;
-            }
-            changed.await;
-        }
     }
 }
 
@@ -236,6 +198,13 @@ impl RunContext {
     #[must_use]
     pub fn run_id(&self) -> RunId {
         self.run.id
+    }
+
+    /// The trace context of this attempt: in the trace of the request or the run that caused it, or in one of
+    /// its own, whose id is that of the run.
+    #[must_use]
+    pub fn trace(&self) -> TraceContext {
+        self.trace
     }
 
     /// The time that the run was due at; it is never in the future.

@@ -68,12 +68,6 @@ pub(crate) fn register(
     Ok(guards)
 }
 
-/// The trace context of a run: its own trace, and a span for the attempt.
-fn traceparent(run: &RunContext) -> String {
-    let span = (run.run_id().as_u128() as u64) ^ (u64::from(run.attempt()) << 48);
-    format!("00-{}-{:016x}-01", run.run_id().trace_id(), span.max(1))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

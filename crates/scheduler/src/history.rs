@@ -8,6 +8,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use runtime::TraceId;
+
 use crate::builder::SchedulerConfig;
 use crate::id::RunId;
 use crate::schedule::{Micros, span_micros};
@@ -54,6 +56,8 @@ pub(crate) struct Note {
     pub(crate) output: Option<Box<str>>,
     /// The runs of other tasks that let this one go.
     pub(crate) caused: Option<Arc<Caused>>,
+    /// The trace that the run went on with.
+    pub(crate) trace: Option<Box<TraceId>>,
     /// The node that it ran on, where that is another.
     pub(crate) node: Option<Arc<str>>,
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use runtime::TraceId;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// How long the id of a task may be, in bytes.
@@ -48,7 +49,12 @@ impl RunId {
         (self.0 as u64) & SEQ_MASK
     }
 
-    /// The W3C trace id of the run: 32 hexadecimal digits.
+    /// The same as an id; `None` for a run id that is zero, which none is that a scheduler made.
+    pub(crate) fn trace(self) -> Option<TraceId> {
+        TraceId::from_bytes(self.0.to_be_bytes())
+    }
+
+    /// The W3C trace id of a run that nothing traced has caused: 32 hexadecimal digits.
     #[must_use]
     pub fn trace_id(self) -> String {
         format!("{:032x}", self.0)

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use runtime::TraceId;
+
 use crate::def::Def;
 use crate::id::RunId;
 use crate::schedule::Micros;
@@ -35,4 +37,6 @@ pub(crate) struct Notice {
     pub(crate) origin: RunOrigin,
     /// Why.
     pub(crate) text: Option<Box<str>>,
+    /// The trace that the run goes on with.
+    pub(crate) trace: Option<Box<TraceId>>,
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, TryLockError};
 
 use event_bus::{Event, EventBus, Topic, TopicError};
-use runtime::Timestamp;
+use runtime::{Timestamp, TraceId};
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use crate::def::Def;
@@ -81,14 +81,15 @@ impl Teller {
                     attempt: notice.attempt,
                     origin: notice.origin,
                     reason: None,
+                    trace: notice.trace.clone(),
                 },
             );
         }
         let at = timestamp(notice.at);
         let scheduled_for = (notice.scheduled != NEVER).then(|| timestamp(notice.scheduled));
-        let Notice { def, kind, run, attempt, origin, text: reason, .. } = notice;
+        let Notice { def, kind, run, attempt, origin, text: reason, trace, .. } = notice;
         let node = Arc::clone(&self.node);
-        self.send(kind, at, TaskEvent { def, node, run, scheduled_for, attempt, origin, reason });
+        self.send(kind, at, TaskEvent { def, node, run, scheduled_for, attempt, origin, reason, trace });
     }
 
     fn send(&self, kind: NoticeKind, at: Timestamp, event: TaskEvent) {
@@ -116,6 +117,7 @@ pub struct TaskEvent {
     attempt: u16,
     origin: RunOrigin,
     reason: Option<Box<str>>,
+    trace: Option<Box<TraceId>>,
 }
 
 impl TaskEvent {
@@ -155,7 +157,9 @@ impl Serialize for TaskEvent {
         }
         if let Some(run) = self.run {
             map.serialize_entry("run", &run)?;
-            map.serialize_entry("trace_id", &run.trace_id())?;
+            let trace = self.trace.as_deref();
+            let trace_id = trace.map_or_else(|| run.trace_id(), TraceId::to_string);
+            map.serialize_entry("trace_id", &trace_id)?;
             map.serialize_entry("scheduled_for", &self.scheduled_for)?;
             map.serialize_entry("attempt", &self.attempt)?;
             map.serialize_entry("origin", &self.origin)?;

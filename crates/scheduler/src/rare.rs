@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use runtime::Timestamp;
+use runtime::{Timestamp, TraceContext};
 use serde::{Deserialize, Serialize};
 
 use crate::schedule::{Micros, NEVER, floor_micros, timestamp};
@@ -36,6 +36,9 @@ pub struct RareState {
     /// The first and the last time that any backfill has taken on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backfilled: Option<(Timestamp, Timestamp)>,
+    /// The work that gave the task's definition.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceContext>,
 }
 
 /// A while in which a task was not run by its schedule.
@@ -188,6 +191,8 @@ impl Rare {
             upstream: self.upstream.iter().map(|(_, run)| UpstreamRun::clone(run)).collect(),
             backfill: self.backfill.iter().copied().map(timestamp).collect(),
             backfilled: self.backfilled.map(|(from, until)| (timestamp(from), timestamp(until))),
+            // It stands with the definition.
+            trace: None,
         }
     }
 

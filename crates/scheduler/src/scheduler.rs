@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use runtime::{SharedClock, TaskOwner};
+use runtime::{Sampler, SharedClock, TaskOwner};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
@@ -94,6 +94,8 @@ pub(crate) struct Inner {
     pub(crate) loops: Mutex<Option<Loops>>,
     /// Where the workers poll runs, if not where the driver is.
     pub(crate) runs_on: Option<Handle>,
+    /// Which runs are traced.
+    pub(crate) sampler: Sampler,
     pub(crate) keeper: Option<Keeper>,
     /// Writes to the store, and follows the cluster.
     pub(crate) keeping: TaskOwner,

@@ -28,7 +28,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use runtime::Timestamp;
+use runtime::{Timestamp, TraceContext};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -251,6 +251,9 @@ pub struct OpenRun {
     pub upstream: Vec<UpstreamRun>,
     /// The first run of the chain that it belongs to, where others let it go.
     pub chain: Option<RunId>,
+    /// The work that it goes on with the trace of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceContext>,
 }
 
 /// A task as it is kept.

@@ -14,3 +14,4 @@ mod plugins;
 mod process;
 mod redis;
 mod tasks;
+mod telemetry;

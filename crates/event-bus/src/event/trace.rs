@@ -40,6 +40,12 @@ impl TraceContext {
         Ok(Self { parent: traceparent.into(), state: None })
     }
 
+    /// The context of the work that publishes now: of the request, the handler or the run around the caller.
+    #[must_use]
+    pub fn current() -> Option<Self> {
+        runtime::TraceContext::current().map(Self::from)
+    }
+
     /// Adds a `tracestate`; an empty one is none.
     ///
     /// # Errors
@@ -79,16 +85,24 @@ impl TraceContext {
 
     /// The context of a new span below the publisher's, for a log or an exporter.
     pub(crate) fn child(&self, span: u64) -> String {
-        format!("00-{}-{span:016x}-{:02x}", self.trace_id(), u8::from(self.is_sampled()))
+        // Those that are known: sampled, and random.
+        format!("00-{}-{span:016x}-{:02x}", self.trace_id(), self.flags() & 0b11)
     }
 
     /// Whether the publisher's trace is sampled.
     #[must_use]
     pub fn is_sampled(&self) -> bool {
-        self.parent
-            .get(53..55)
-            .and_then(|flags| u8::from_str_radix(flags, 16).ok())
-            .is_some_and(|f| f & 1 == 1)
+        self.flags() & 1 == 1
+    }
+
+    fn flags(&self) -> u8 {
+        self.parent.get(53..55).and_then(|flags| u8::from_str_radix(flags, 16).ok()).unwrap_or_default()
+    }
+}
+
+impl From<runtime::TraceContext> for TraceContext {
+    fn from(context: runtime::TraceContext) -> Self {
+        Self { parent: context.to_string().into(), state: None }
     }
 }
 
@@ -129,6 +143,11 @@ mod tests {
         assert_eq!(trace.span_id(), "00f067aa0ba902b7");
         assert!(trace.is_sampled());
         assert_eq!(trace.tracestate(), Some("vendor=1,other=2"));
+        assert_eq!(trace.child(7), "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000007-01");
+        let context: runtime::TraceContext = PARENT.parse().unwrap();
+        assert_eq!(TraceContext::from(context).traceparent(), PARENT);
+        assert_eq!(context.in_scope(TraceContext::current), TraceContext::new(PARENT).ok());
+        assert_eq!(TraceContext::current(), None);
     }
 
     #[test]

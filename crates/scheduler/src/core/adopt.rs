@@ -74,7 +74,7 @@ impl Core {
 
 fn record_of(run: RunView, task: u32, nth: u32, node: &str) -> Record {
     let RunView {
-        id: _,
+        id,
         task: _,
         incarnation,
         scheduled_for,
@@ -88,7 +88,7 @@ fn record_of(run: RunView, task: u32, nth: u32, node: &str) -> Record {
         skip_reason,
         times,
         output,
-        trace_id: _,
+        trace_id,
         chain,
         caused_by,
     } = run;
@@ -97,12 +97,14 @@ fn record_of(run: RunView, task: u32, nth: u32, node: &str) -> Record {
         skip_reason: skip_reason.map(Into::into),
         output: output.map(|output| output.to_string().into()),
         caused: chain.map(|chain| Arc::new(Caused::known_by_ids(chain, &caused_by))),
+        trace: (trace_id != id.trace_id()).then(|| trace_id.parse().ok().map(Box::new)).flatten(),
         node: (ran_on != node).then(|| ran_on.into()),
     };
     let is_bare = note.error.is_none()
         && note.skip_reason.is_none()
         && note.output.is_none()
         && note.caused.is_none()
+        && note.trace.is_none()
         && note.node.is_none();
     Record {
         previous: 0,

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use runtime::TraceContext;
+
 use super::finish::Ended;
 use super::passed::{first_time, passed_at_rest, passed_while_over};
 use super::{Cause, Core, NONE, Slot, flag};
@@ -384,7 +386,8 @@ impl Core {
     ) -> Result<(u64, bool), TaskError> {
         let task = self.check_trigger(id)?;
         self.seen(now);
-        let cause = Cause { origin: RunOrigin::Trigger, payload, by: None };
+        let trace = TraceContext::current().map(Box::new);
+        let cause = Cause { payload, trace, ..Cause::of(RunOrigin::Trigger) };
         let begun = self.begin(task, at, at, cause, now);
         self.settle(task);
         Ok(begun)
@@ -419,6 +422,10 @@ impl Core {
                 rare.resume(now);
             }
             rare.upstream.retain(|run| spec.after.iter().any(|edge| edge.task == run.task));
+            rare.trace = None;
+        }
+        if let Some(trace) = def.trace.as_deref() {
+            stored.state.rare.get_or_insert_default().trace = Some(*trace);
         }
         stored.spec = spec;
         stored.payload.clone_from(&def.payload);

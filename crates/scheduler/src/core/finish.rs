@@ -70,6 +70,7 @@ impl Core {
             origin,
             payload: cell.payload.clone(),
             by: cell.by.clone(),
+            trace: cell.trace.clone(),
         });
         if let Some(record) = self.history.get_mut(record) {
             record.outcome = RunOutcome::Retrying;
@@ -119,10 +120,11 @@ impl Core {
                 Output::Json(text) => Some(text),
                 Output::TooLarge => Some(r#""(left out: more than 4 KiB)""#.into()),
             };
-            let caused = record.note.take().and_then(|note| note.caused);
-            if error.is_some() || output.is_some() || caused.is_some() {
+            let (caused, trace) =
+                record.note.take().map(|note| (note.caused, note.trace)).unwrap_or_default();
+            if error.is_some() || output.is_some() || caused.is_some() || trace.is_some() {
                 record.note =
-                    Some(Box::new(Note { error: error.clone(), output, caused, ..Note::default() }));
+                    Some(Box::new(Note { error: error.clone(), output, caused, trace, ..Note::default() }));
             }
         }
         if self.tells {
@@ -136,6 +138,7 @@ impl Core {
                 attempt: active.attempt,
                 origin: active.cell.origin,
                 text: error.clone(),
+                trace: active.cell.trace.as_deref().map(|trace| Box::new(trace.trace_id())),
             });
         }
         if active.task != NONE {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Active, Cause, Core, Ended, NONE, Ready, flag};
 use crate::def::Def;
 use crate::executor::{CancelFlag, Registration, RunCell};
-use crate::history::{Note, SkipKind};
+use crate::history::SkipKind;
 use crate::notice::NoticeKind;
 use crate::planner::{Missed, count_missed, plan};
 use crate::schedule::{Micros, NEVER};
@@ -179,7 +179,10 @@ impl Core {
         by: Option<Arc<Caused>>,
         now: Micros,
     ) -> (u64, bool) {
-        let mut cause = Cause { origin, payload: None, by };
+        let mut cause = Cause { by, ..Cause::of(origin) };
+        if let Some(def) = self.table.get(task).and_then(|slot| slot.def.as_ref()) {
+            cause.trace = def.run_trace();
+        }
         if let Some(by) = &cause.by
             && let Some(def) = self.table.get(task).and_then(|slot| slot.def.as_ref())
         {
@@ -227,7 +230,7 @@ impl Core {
             let reason = SkipKind::Overlap.because("the queue is full");
             return (self.skip(task, &cause, scheduled, now, 1, reason), false);
         }
-        let note = cause.by.clone().map(|by| Note { caused: Some(by), ..Note::default() });
+        let note = cause.note();
         let record = self.open_record(task, cause.origin, RunOutcome::Queued, scheduled, NEVER, 1, note);
         self.store_open(task, record, 1, NEVER, || cause.clone());
         let priority = def.priority;
@@ -347,6 +350,7 @@ impl Core {
             attempt,
             origin: ready.cause.origin,
             by: ready.cause.by,
+            trace: ready.cause.trace,
             cancel: CancelFlag::default(),
             polled_since: AtomicI64::new(0),
         });
@@ -406,6 +410,7 @@ impl Core {
             attempt: run.attempt,
             origin: run.cell.origin,
             by: run.cell.by.clone(),
+            trace: run.cell.trace.clone(),
             cancel: CancelFlag::default(),
             polled_since: AtomicI64::new(0),
         });

@@ -465,7 +465,7 @@ impl RunSnapshot {
             skip_reason: note.skip_reason.map(Into::into),
             times: u64::from(self.times),
             output: note.output.and_then(|text| serde_json::from_str(&text).ok()),
-            trace_id: self.id.trace_id(),
+            trace_id: note.trace.map_or_else(|| self.id.trace_id(), |trace| trace.to_string()),
             chain: note.caused.as_ref().map(|by| by.chain),
             caused_by: note.caused.map(|by| by.by.iter().map(|run| run.run).collect()).unwrap_or_default(),
         }

@@ -7,7 +7,6 @@ use super::{Cause, Core, Ready, Slot, flag};
 use crate::def::Def;
 use crate::error::TaskError;
 use crate::executor::ExecutorRegistry;
-use crate::history::Note;
 use crate::rare::Rare;
 use crate::schedule::days::Calendars;
 use crate::schedule::{Micros, NEVER, Schedule, floor_micros};
@@ -37,10 +36,11 @@ impl Restored {
         now: Micros,
     ) -> Result<Self, (String, TaskError)> {
         let owner = stored.owner.as_deref();
-        let (def, wrong) = match Def::restore(&stored.spec, stored.payload, owner, executors, calendars) {
+        let (mut def, wrong) = match Def::restore(&stored.spec, stored.payload, owner, executors, calendars) {
             Ok(restored) => restored,
             Err(error) => return Err((stored.spec.id, error)),
         };
+        def.trace = stored.state.rare.as_ref().and_then(|rare| rare.trace).map(Box::new);
         let def = Arc::new(def);
         let anchor = floor_micros(stored.anchor);
         let state = stored.state;
@@ -159,8 +159,8 @@ impl Core {
             Arc::new(Caused { by, chain })
         });
         let payload = open.payload.map(|payload| Arc::from(payload.to_string()));
-        let cause = Cause { origin: open.origin, payload, by };
-        let note = cause.by.clone().map(|by| Note { caused: Some(by), ..Note::default() });
+        let cause = Cause { origin: open.origin, payload, by, trace: open.trace.map(Box::new) };
+        let note = cause.note();
         let record = self.open_record(task, open.origin, RunOutcome::Queued, scheduled, NEVER, 1, note);
         self.history.name(record, open.id);
         let Some(slot) = self.table.get_mut(task) else { return };

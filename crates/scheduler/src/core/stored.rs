@@ -268,6 +268,7 @@ impl Core {
             payload: cause.payload.as_deref().and_then(|text| serde_json::from_str(text).ok()),
             upstream: by.map(|by| by.by.iter().map(|run| (**run).clone()).collect()).unwrap_or_default(),
             chain: by.map(|by| by.chain),
+            trace: cause.trace.as_deref().copied(),
         };
         let id = slot.def.as_ref()?.id.to_string();
         Some(Change::Open { id, incarnation: slot.created.unsigned_abs(), run: Box::new(run) })
@@ -339,14 +340,20 @@ fn state_of(slot: &Slot) -> TaskState {
         last_failed: slot.flags & flag::LAST_FAILED != 0,
         last_error: slot.side.as_ref().and_then(|side| side.last_error.as_deref()).map(str::to_owned),
         next: (slot.next != NEVER).then(|| timestamp(slot.next)),
-        rare: slot
-            .side
-            .as_ref()
-            .map(|side| match &side.rare {
-                Some(rare) => rare.store(side.failures),
-                None => RareState { consecutive_failures: side.failures, ..RareState::default() },
-            })
-            .filter(|rare| *rare != RareState::default())
-            .map(Box::new),
+        rare: rare_of(slot).filter(|rare| *rare != RareState::default()).map(Box::new),
     }
+}
+
+fn rare_of(slot: &Slot) -> Option<RareState> {
+    let trace = slot.def.as_ref().and_then(|def| def.trace.as_deref().copied());
+    let mut rare = match slot.side.as_ref() {
+        Some(side) => match &side.rare {
+            Some(rare) => rare.store(side.failures),
+            None => RareState { consecutive_failures: side.failures, ..RareState::default() },
+        },
+        None if trace.is_none() => return None,
+        None => RareState::default(),
+    };
+    rare.trace = trace;
+    Some(rare)
 }

@@ -41,7 +41,6 @@ impl Executor for EventExecutor {
     async fn execute(&self, run: RunContext) -> Result<RunOutput, RunError> {
         let body: Body = run.payload_as()?;
         let topic = topic(&body).map_err(|error| RunError::permanent(error.to_string()))?;
-        let trace = TraceContext::new(&super::traceparent(&run));
         let mut event = self
             .bus
             .event(topic)
@@ -49,7 +48,7 @@ impl Executor for EventExecutor {
             .data(body.data)
             .metadata("task", run.task_id())
             .metadata("run", run.run_id().to_string())
-            .trace(trace.ok());
+            .trace(TraceContext::from(run.trace()));
         if let Some(target) = body.target {
             event = event.target(target);
         }

@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Client, Method, StatusCode, Url, redirect};
+use reqwest::{Client, Method, RequestBuilder, StatusCode, Url, redirect};
+use runtime::TraceContext;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tracing::field::Empty;
+use tracing::{Instrument, Span, info_span};
 
 use crate::executor::{Executor, PayloadError, RunContext, RunError, RunOutput};
 
@@ -96,6 +99,32 @@ impl Body {
     }
 }
 
+impl Call {
+    /// The context that the other side goes on with, and the span of the call where there are any. It says
+    /// where the call goes and not with what: a query may hold a secret.
+    fn span(&self, run: &RunContext) -> (TraceContext, Span) {
+        let trace = run.trace().child();
+        if !run.spans || !trace.is_sampled() {
+            return (trace, Span::none());
+        }
+        let span = info_span!(
+            "scheduler.http",
+            otel.kind = "client",
+            otel.name = %self.method,
+            otel.status_code = Empty,
+            http.request.method = %self.method,
+            http.response.status_code = Empty,
+            server.address = self.url.host_str(),
+            server.port = self.url.port_or_known_default(),
+            url.scheme = self.url.scheme(),
+            url.path = self.url.path(),
+            traceparent = %trace,
+            parent_span_id = %run.trace().span_id(),
+        );
+        (trace, span)
+    }
+}
+
 impl HttpExecutor {
     pub(crate) fn new() -> Result<Self, reqwest::Error> {
         let client = Client::builder()
@@ -113,38 +142,18 @@ impl Executor for HttpExecutor {
     async fn execute(&self, run: RunContext) -> Result<RunOutput, RunError> {
         let body: Body = run.payload_as()?;
         let call = body.call().map_err(|error| RunError::permanent(format!("payload.{error}")))?;
+        let (trace, span) = call.span(&run);
         let mut request = self
             .client
             .request(call.method, call.url)
             // The same for each attempt, so that the other side can tell a repetition.
             .header("idempotency-key", run.run_id().to_string())
-            .header("traceparent", super::traceparent(&run))
+            .header("traceparent", trace.to_string())
             .headers(call.headers);
         if let Some(body) = call.body {
             request = request.body(body);
         }
-        let failed = |error: reqwest::Error| RunError::new(chain(&error.without_url()));
-        let mut answer = request.send().await.map_err(failed)?;
-        let status = answer.status();
-        let mut bytes = Vec::new();
-        while bytes.len() < ANSWER_BYTES_MAX
-            && let Some(chunk) = answer.chunk().await.map_err(failed)?
-        {
-            bytes.extend_from_slice(chunk.get(..ANSWER_BYTES_MAX - bytes.len()).unwrap_or(&chunk));
-        }
-        let text: String = String::from_utf8_lossy(&bytes).chars().take(KEPT_CHARS_MAX).collect();
-        if status.is_success() {
-            return Ok(json!({ "status": status.as_u16(), "body": text }).into());
-        }
-        let excerpt: String = text.chars().take(200).collect();
-        let message = format!("answered {status}: {excerpt}");
-        // What the other side says is wrong with the request another attempt does not mend.
-        let may_pass = matches!(
-            status,
-            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS
-        );
-        let is_permanent = status.is_client_error() && !may_pass;
-        Err(if is_permanent { RunError::permanent(message) } else { RunError::new(message) })
+        send(request).instrument(span).await
     }
 
     fn check(&self, payload: &Value) -> Result<(), PayloadError> {
@@ -187,6 +196,32 @@ impl Executor for HttpExecutor {
     fn description(&self) -> &str {
         "calls a URL: the payload's `url`, `method`, `headers` and `body`"
     }
+}
+
+/// Sends the call, and makes of the answer what the run has come to.
+async fn send(request: RequestBuilder) -> Result<RunOutput, RunError> {
+    let failed = |error: reqwest::Error| RunError::new(chain(&error.without_url()));
+    let mut answer = request.send().await.map_err(failed)?;
+    let status = answer.status();
+    Span::current().record("http.response.status_code", status.as_u16());
+    let mut bytes = Vec::new();
+    while bytes.len() < ANSWER_BYTES_MAX
+        && let Some(chunk) = answer.chunk().await.map_err(failed)?
+    {
+        bytes.extend_from_slice(chunk.get(..ANSWER_BYTES_MAX - bytes.len()).unwrap_or(&chunk));
+    }
+    let text: String = String::from_utf8_lossy(&bytes).chars().take(KEPT_CHARS_MAX).collect();
+    if status.is_success() {
+        return Ok(json!({ "status": status.as_u16(), "body": text }).into());
+    }
+    let excerpt: String = text.chars().take(200).collect();
+    let message = format!("answered {status}: {excerpt}");
+    // What the other side says is wrong with the request another attempt does not mend.
+    let may_pass =
+        matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS);
+    let is_permanent = status.is_client_error() && !may_pass;
+    Span::current().record("otel.status_code", "error");
+    Err(if is_permanent { RunError::permanent(message) } else { RunError::new(message) })
 }
 
 /// The error with what caused it, since the client's own text stops at "error sending request".

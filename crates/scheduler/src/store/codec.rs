@@ -197,6 +197,9 @@ pub(super) struct OpenRecord {
     upstream: Option<Vec<u8>>,
     #[prost(bytes = "vec", optional, tag = "9")]
     chain: Option<Vec<u8>>,
+    /// A `traceparent`.
+    #[prost(string, optional, tag = "10")]
+    trace: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -415,7 +418,7 @@ fn json<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, StoreError> {
 
 impl OpenRecord {
     pub(super) fn new(run: &OpenRun) -> Self {
-        let OpenRun { id, scheduled_for, origin, attempt, retry_at, payload, upstream, chain } = run;
+        let OpenRun { id, scheduled_for, origin, attempt, retry_at, payload, upstream, chain, trace } = run;
         Self {
             id_high: high(*id),
             id_low: low(*id),
@@ -426,6 +429,7 @@ impl OpenRecord {
             payload: payload.as_ref().map(|payload| payload.to_string().into_bytes()),
             upstream: (!upstream.is_empty()).then(|| serde_json::to_vec(upstream).unwrap_or_default()),
             chain: chain.map(id_bytes),
+            trace: trace.map(|trace| trace.to_string()),
         }
     }
 
@@ -444,6 +448,11 @@ impl OpenRecord {
             payload: self.payload.as_deref().map(json).transpose()?,
             upstream: self.upstream.as_deref().map(json).transpose()?.unwrap_or_default(),
             chain: self.chain.as_deref().map(id_from).transpose()?,
+            trace: self
+                .trace
+                .as_deref()
+                .map(|trace| trace.parse().map_err(|_| unreadable("a trace context")))
+                .transpose()?,
         })
     }
 }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use runtime::Timestamp;
+use runtime::{SpanId, Timestamp, TraceContext, TraceId};
 
 use super::{Change, Commit, OpenRun, Retention, StoreError, StoredTask, TaskState, TaskStore};
 use crate::coordinator::Grant;
@@ -151,6 +151,11 @@ fn open_run(seconds: i64, origin: RunOrigin) -> OpenRun {
         payload: None,
         upstream: Vec::new(),
         chain: None,
+        trace: Some(TraceContext::new(
+            TraceId::from_bytes([7; 16]).expect("an id"),
+            SpanId::from_bytes([7; 8]).expect("an id"),
+            true,
+        )),
     }
 }
 

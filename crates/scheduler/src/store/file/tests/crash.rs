@@ -325,6 +325,7 @@ impl World<'_> {
             payload: None,
             upstream: Vec::new(),
             chain: None,
+            trace: None,
         }
     }
 
