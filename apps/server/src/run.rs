@@ -129,7 +129,9 @@ async fn run_host(
                 return Ok(());
             }
         }
-        info!(reason = ?asked.await, "ending");
+        // Not within the line of the log: what that does not print it does not wait for.
+        let reason = asked.await;
+        info!(?reason, "ending");
         Ok(())
     };
     let outcome = served.await;

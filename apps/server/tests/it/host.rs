@@ -73,6 +73,21 @@ async fn promise_7_signals_end_it_with_zero() {
 }
 
 #[tokio::test]
+async fn a_server_whose_log_is_silent_goes_on_until_it_is_asked_to_end() {
+    for level in ["off", "error", "warn"] {
+        let folder = Folder::new();
+        let mut command = command(&folder, server_program());
+        command.env("LOG_LEVEL", level);
+        let server = Server::spawn(folder, command).await;
+        for _ in 0..20 {
+            assert_eq!(server.get("/health/live").await.status.as_u16(), 200, "{level}");
+        }
+        server.signal(Signal::TERM);
+        assert_eq!(server.ended().await, Some(0), "{level}");
+    }
+}
+
+#[tokio::test]
 async fn promise_7_a_run_that_hangs_does_not_hold_up_the_end() {
     let hole = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", hole.local_addr().unwrap());
