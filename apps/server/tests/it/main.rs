@@ -5,6 +5,7 @@
 mod access;
 mod bad_input;
 mod contract;
+mod crash;
 mod docs;
 mod durable;
 mod events;
