@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
-use runtime::CancellationToken;
+use runtime::{CancellationToken, Timestamp};
 use tokio::sync::{Notify, oneshot};
 use tracing::{debug, warn};
 
@@ -16,7 +16,7 @@ use crate::core::{Batch, Core, Pending, Restored, Tails, Then};
 use crate::error::TaskError;
 use crate::schedule::floor_micros;
 use crate::scheduler::Inner;
-use crate::store::{Change, Commit, Loaded, Records, StoreError, TaskStore};
+use crate::store::{Change, Commit, Loaded, Records, StoreError, StorePlace, TaskStore};
 use crate::view::{ClusterStatus, StoreStatus};
 
 /// Which shards this node holds.
@@ -36,6 +36,21 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 /// The same for a cluster.
 const REJOIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
+/// What has become of commits.
+#[derive(Debug, Default)]
+pub(crate) struct StoreCounts {
+    pub(crate) commits: u64,
+    pub(crate) changes: u64,
+    pub(crate) errors: u64,
+    last_error: Option<String>,
+    last_commit_at: Option<Timestamp>,
+    /// How long those took that there have been since these were last taken.
+    took: Vec<Duration>,
+}
+
+/// How many times of commits wait to be reported at the most.
+const TOOK_MAX: usize = 16_384;
+
 /// A store, and what is known about it.
 pub(crate) struct Keeper {
     pub(crate) store: Arc<dyn TaskStore>,
@@ -46,7 +61,7 @@ pub(crate) struct Keeper {
     written: Notify,
     writing: tokio::sync::Mutex<()>,
     is_failing: AtomicBool,
-    last_error: Mutex<Option<String>>,
+    counts: Mutex<StoreCounts>,
     members: Mutex<Vec<String>>,
 }
 
@@ -59,17 +74,48 @@ impl Keeper {
             written: Notify::new(),
             writing: tokio::sync::Mutex::new(()),
             is_failing: AtomicBool::new(false),
-            last_error: Mutex::new(None),
+            counts: Mutex::default(),
             members: Mutex::default(),
         }
     }
 
-    pub(crate) fn status(&self) -> StoreStatus {
+    fn counts(&self) -> MutexGuard<'_, StoreCounts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The store as it stands, with so many changes that wait for it.
+    pub(crate) fn status(&self, pending: usize) -> StoreStatus {
+        let StorePlace { location, bytes } = self.store.place();
+        let counts = self.counts();
         StoreStatus {
             kind: self.store.kind().to_owned(),
             durable: self.store.is_durable(),
             healthy: !self.is_failing.load(Ordering::Relaxed),
-            last_error: self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            last_error: counts.last_error.clone(),
+            errors: counts.errors,
+            pending: pending as u64,
+            last_commit_at: counts.last_commit_at,
+            location,
+            bytes,
+        }
+    }
+
+    /// What has been counted, for the metrics facade.
+    pub(crate) fn report_metrics(&self, pending: usize) {
+        let (commits, changes, errors, took) = {
+            let mut counts = self.counts();
+            (counts.commits, counts.changes, counts.errors, std::mem::take(&mut counts.took))
+        };
+        metrics::counter!("scheduler_store_commits_total").absolute(commits);
+        metrics::counter!("scheduler_store_changes_total").absolute(changes);
+        metrics::counter!("scheduler_store_errors_total").absolute(errors);
+        metrics::gauge!("scheduler_store_pending").set(pending as f64);
+        if let Some(bytes) = self.store.place().bytes {
+            metrics::gauge!("scheduler_store_bytes").set(bytes as f64);
+        }
+        let duration = metrics::histogram!("scheduler_store_commit_duration_seconds");
+        for took in took {
+            duration.record(took);
         }
     }
 
@@ -82,10 +128,23 @@ impl Keeper {
         }
     }
 
-    fn note(&self, failure: Option<&StoreError>) {
+    /// Notes what has become of a commit of so many changes.
+    fn note(&self, failure: Option<&StoreError>, changes: usize, took: Duration, now: Timestamp) {
         self.is_failing.store(failure.is_some(), Ordering::Relaxed);
-        if let Some(failure) = failure {
-            *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure.to_string());
+        let mut counts = self.counts();
+        match failure {
+            Some(failure) => {
+                counts.errors += 1;
+                counts.last_error = Some(failure.to_string());
+            }
+            None => {
+                counts.commits += 1;
+                counts.changes += changes as u64;
+                counts.last_commit_at = Some(now);
+            }
+        }
+        if counts.took.len() < TOOK_MAX {
+            counts.took.push(took);
         }
     }
 }
@@ -128,12 +187,13 @@ impl Inner {
                 break;
             }
             let commits: Arc<[Commit]> = std::mem::take(&mut unwritten).into();
+            let begun = tokio::time::Instant::now();
             let answers = keeper.store.commit(Arc::clone(&commits)).await;
             let failure = answers.iter().find_map(|answer| match answer {
                 Err(error @ StoreError::Engine(_)) => Some(error),
                 _ => None,
             });
-            keeper.note(failure);
+            keeper.note(failure, commits.len(), begun.elapsed(), self.clock.now());
             let has_failed = failure.is_some();
             if let Some(error) = failure {
                 warn!(%error, changes = commits.len(), "the store does not take changes");

@@ -426,8 +426,23 @@ pub struct StoreStatus {
     pub durable: bool,
     /// Whether the store took the latest commit.
     pub healthy: bool,
-    /// Why it did not.
+    /// Why the latest commit that failed did.
     pub last_error: Option<String>,
+    /// How many commits have failed since the start.
+    #[serde(default)]
+    pub errors: u64,
+    /// How many changes wait to be written.
+    #[serde(default)]
+    pub pending: u64,
+    /// When it last took changes, as safe by then as the engine makes them.
+    #[serde(default)]
+    pub last_commit_at: Option<Timestamp>,
+    /// Where it keeps things: a folder, or the addresses of servers.
+    #[serde(default)]
+    pub location: Option<String>,
+    /// How much room it takes there, in bytes.
+    #[serde(default)]
+    pub bytes: Option<u64>,
 }
 
 /// Who runs which share of the tasks.

@@ -165,6 +165,17 @@ pub const CATALOG: &[Described] = &[
     ),
     counter("redis_client_reconnects_total", &[], "Connections to Redis that were lost and made again."),
     gauge("scheduler_runs_stuck", &[], "Runs that should have ended and do not yield."),
+    gauge("scheduler_store_bytes", &[], "Room that the task store takes, in bytes, where it knows it."),
+    counter("scheduler_store_changes_total", &[], "Changes that the task store has taken or refused."),
+    seconds(
+        "scheduler_store_commit_duration_seconds",
+        &[],
+        "Time that the task store took for a batch of changes, its sync to disk counted in.",
+        DEFAULT,
+    ),
+    counter("scheduler_store_commits_total", &[], "Batches of changes that the task store has answered for."),
+    counter("scheduler_store_errors_total", &[], "Batches of changes that the task store failed on."),
+    gauge("scheduler_store_pending", &[], "Changes that wait for the task store."),
     counter("scheduler_task_auto_pauses_total", &[], "Times that a task was paused since its runs failed."),
     seconds(
         "scheduler_task_duration_seconds",

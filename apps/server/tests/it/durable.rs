@@ -29,6 +29,13 @@ async fn promise_1_what_was_acknowledged_is_there_after_a_kill() {
         (&store["kind"], &store["durable"], &store["healthy"]),
         (&json!("file"), &json!(true), &json!(true))
     );
+    assert!(store["location"].as_str().unwrap().ends_with("data/tasks"), "{store}");
+    assert!(store["bytes"].as_u64() > Some(100), "{store}");
+    assert_eq!(store["errors"], 0, "{store}");
+    assert!(store["pending"].is_u64(), "{store}");
+    create(&server, json!({"id": "late", "schedule": {"type": "interval", "interval": "1h"}})).await;
+    let store = server.get("/scheduler/status").await.data()["store"].clone();
+    assert!(store["last_commit_at"].is_string(), "{store}");
 }
 
 #[tokio::test]
@@ -36,12 +43,18 @@ async fn an_orderly_end_keeps_the_records_of_runs() {
     let server = Server::start().await;
     create(&server, json!({"id": "done", "schedule": {"type": "once", "delay": "1ms"}})).await;
     server.until("/scheduler/tasks/done", |data| data["task"]["status"] == "completed").await;
+    let before = server.get("/scheduler/runs").await.data();
     server.signal(rustix::process::Signal::TERM);
     let (folder, code) = server.ended_in().await;
     assert_eq!(code, Some(0));
     let server = Server::again(folder).await;
     let task = server.get("/scheduler/tasks/done").await.data()["task"].clone();
     assert_eq!((&task["status"], &task["run_count"]), (&json!("completed"), &json!(1)), "{task}");
+    for path in ["/scheduler/tasks/done/runs", "/scheduler/runs"] {
+        assert_eq!(server.get(path).await.data()["runs"], before["runs"], "{path}");
+    }
+    let run = before["runs"][0]["id"].as_str().unwrap();
+    assert_eq!(server.get(&format!("/scheduler/runs/{run}")).await.data()["run"]["outcome"], "completed");
 }
 
 #[tokio::test]

@@ -59,7 +59,12 @@ const PENDING_MAX: usize = 65_536;
 impl Core {
     /// Whether the store lags so far behind that runs must wait for it.
     pub(super) fn is_held_up(&self) -> bool {
-        self.pending.len() + self.unwritten >= PENDING_MAX
+        self.waiting_changes() >= PENDING_MAX
+    }
+
+    /// How many changes wait to be written.
+    pub(crate) fn waiting_changes(&self) -> usize {
+        self.pending.len() + self.unwritten
     }
 
     /// Whether this node may change the task.

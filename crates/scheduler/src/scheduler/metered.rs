@@ -9,13 +9,16 @@ impl Scheduler {
     pub fn report_metrics(&self) {
         let inner = &self.inner;
         let now = inner.now();
-        let (counts, (lateness, executors), skipped, pauses, stuck) = {
+        let (counts, (lateness, executors), skipped, pauses, stuck, pending) = {
             let mut core = inner.core();
             let counts = TaskStatus::ALL.map(|status| (status, core.table.count(status)));
             let skipped = SkipKind::ALL.map(|kind| (kind, core.stats.skipped_for(kind)));
             let pauses = core.stats.paused_for_failures;
-            (counts, core.stats.take_report(), skipped, pauses, core.stuck(now))
+            (counts, core.stats.take_report(), skipped, pauses, core.stuck(now), core.waiting_changes())
         };
+        if let Some(keeper) = &inner.keeper {
+            keeper.report_metrics(pending);
+        }
         metrics::gauge!("scheduler_runs_stuck").set(stuck as f64);
         metrics::counter!("scheduler_task_auto_pauses_total").absolute(pauses);
         for (kind, count) in skipped {

@@ -7,7 +7,6 @@ use crate::core::{Filter, RunSearch, Search, TaskSnapshot};
 use crate::error::TaskError;
 use crate::graph::TaskGraph;
 use crate::id::RunId;
-use crate::persist::Keeper;
 use crate::schedule::admit::admit;
 use crate::schedule::{Bounds, Micros, NEVER, ceil_micros, floor_micros, timestamp};
 use crate::spec::ScheduleSpec;
@@ -213,7 +212,10 @@ impl Scheduler {
             due_rate,
             lateness,
             runs: core.stats.totals(),
-            store: inner.keeper.as_ref().map_or_else(in_memory, Keeper::status),
+            store: inner
+                .keeper
+                .as_ref()
+                .map_or_else(in_memory, |keeper| keeper.status(core.waiting_changes())),
             cluster: inner.keeper.as_ref().map_or_else(
                 || ClusterStatus {
                     node: inner.node.clone(),
@@ -229,7 +231,7 @@ impl Scheduler {
 }
 
 fn in_memory() -> StoreStatus {
-    StoreStatus { kind: "memory".to_owned(), durable: false, healthy: true, last_error: None }
+    StoreStatus { kind: "memory".to_owned(), healthy: true, ..StoreStatus::default() }
 }
 
 fn checked_limit(page: &Page) -> Result<usize, TaskError> {

@@ -279,7 +279,7 @@ impl TaskStore for FileTaskStore {
 
     fn place(&self) -> StorePlace {
         StorePlace {
-            location: Some(self.shared.disk.path("").display().to_string()),
+            location: Some(self.shared.disk.path("").components().as_path().display().to_string()),
             bytes: Some(self.shared.bytes.load(Ordering::Relaxed)),
         }
     }
