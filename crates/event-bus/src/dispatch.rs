@@ -116,7 +116,7 @@ pub(crate) fn run<H: EventHandler>(handler: H, mut reader: Reader) -> impl Futur
 
 async fn one_by_one<H: EventHandler>(handler: &H, reader: &mut Reader) {
     while poll_fn(|cx| reader.poll_fill(cx)).await {
-        let Reader { ring, member, hands, batch_first, batch, .. } = &*reader;
+        let Reader { ring, member, subscriber, hands, batch_first, batch, .. } = &*reader;
         let limit = batch_first + batch;
         let mut cursor = *batch_first;
         let mut waited = false;
@@ -133,6 +133,7 @@ async fn one_by_one<H: EventHandler>(handler: &H, reader: &mut Reader) {
                     Poll::Pending => {
                         waited = true;
                         ring.freed_by(member);
+                        let _oldest = subscriber.counters.waits_in_call(&entry.event);
                         call.await
                     }
                 }

@@ -22,6 +22,7 @@ use crate::ring::{self, Entry, Held, Leftovers, Push, Refused, Ring, RingClass};
 use crate::subscribe::{SubscribeError, SubscriptionSpec};
 use crate::subscription::{Subscriber, SubscriptionId, SubscriptionStats};
 use crate::table::Table;
+use crate::transport::Bridges;
 
 /// See the module's text.
 pub(crate) struct Hub {
@@ -40,6 +41,7 @@ pub(crate) struct Hub {
     tasks: TaskOwner,
     closed: AtomicBool,
     registry: Mutex<Registry>,
+    bridges: Mutex<Bridges>,
 }
 
 /// Changed by one at a time. Locked before the table's shards and the rings.
@@ -80,6 +82,7 @@ impl Hub {
             tasks,
             closed: AtomicBool::new(false),
             registry: Mutex::default(),
+            bridges: Mutex::default(),
         })
     }
 
@@ -303,6 +306,11 @@ impl Hub {
 
     pub(crate) fn tasks(&self) -> &TaskOwner {
         &self.tasks
+    }
+
+    pub(crate) fn bridges(&self) -> MutexGuard<'_, Bridges> {
+        // No foreign code runs under the lock.
+        self.bridges.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn registry(&self) -> MutexGuard<'_, Registry> {

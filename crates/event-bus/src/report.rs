@@ -28,7 +28,8 @@ impl ByOwner {
 impl EventBus {
     /// Copies the counts to the metrics facade: `event_bus_published_total`, `event_bus_delivered_total`,
     /// `event_bus_dropped_total`, `event_bus_queue_depth` and their kin, and by owner of the subscriptions,
-    /// for 100 owners and all others together, `event_bus_subscription_depth{owner}` and its kin.
+    /// for 100 owners and all others together, `event_bus_subscription_depth{owner}` and its kin; of bridges
+    /// `event_bus_bridge_sent_total{transport}` and its kin.
     pub fn report_metrics(&self) {
         let stats = self.stats();
         metrics::counter!("event_bus_published_total").absolute(stats.published);
@@ -52,6 +53,28 @@ impl EventBus {
             metrics::gauge!("event_bus_subscriptions").set(stats.subscriptions as f64);
         }
         self.report_by_owner();
+        self.report_bridges();
+    }
+
+    fn report_bridges(&self) {
+        let bridges = self.hub.bridges().by_transport();
+        for (transport, stats) in bridges {
+            let labels = [("transport", transport.clone())];
+            metrics::counter!("event_bus_bridge_sent_total", &labels).absolute(stats.sent);
+            metrics::counter!("event_bus_bridge_received_total", &labels).absolute(stats.received);
+            metrics::counter!("event_bus_bridge_duplicates_total", &labels).absolute(stats.duplicates);
+            metrics::counter!("event_bus_bridge_lost_total", &labels).absolute(stats.lost);
+            metrics::counter!("event_bus_bridge_refused_total", &labels).absolute(stats.refused);
+            metrics::counter!("event_bus_bridge_failures_total", &labels).absolute(stats.failures);
+            #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+            metrics::gauge!("event_bus_bridge_waiting", &labels).set(stats.waiting as f64);
+            let not_taken =
+                [("foreign", stats.foreign), ("rejected", stats.rejected), ("unreadable", stats.unreadable)];
+            for (reason, count) in not_taken {
+                let labels = [("reason", reason.to_owned()), ("transport", transport.clone())];
+                metrics::counter!("event_bus_bridge_not_taken_total", &labels).absolute(count);
+            }
+        }
     }
 
     fn report_by_owner(&self) {
@@ -69,6 +92,8 @@ impl EventBus {
             #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
             metrics::gauge!("event_bus_subscription_depth", &labels)
                 .set((stats.depth + stats.retrying) as f64);
+            #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+            metrics::gauge!("event_bus_subscription_lag", &labels).set(stats.lag as f64);
             metrics::gauge!("event_bus_subscription_oldest_age_seconds", &labels)
                 .set(stats.oldest_seconds.unwrap_or(0.0));
             metrics::gauge!("event_bus_subscription_handler_seconds", &labels)

@@ -104,6 +104,9 @@ pub struct SubscriptionStats {
     pub panicked: u64,
     /// Events that wait now.
     pub depth: u64,
+    /// How far it is behind the newest event that was meant for it: events that wait, are handled now, or are
+    /// tried again.
+    pub lag: u64,
     /// How old the oldest event is that is not finished, as far as that is known: that waits, or, with a
     /// retry policy and the like, is tried. In seconds; nothing where there is none. On the wire a text.
     #[serde(rename = "oldest_age", serialize_with = "as_text")]
@@ -133,6 +136,7 @@ impl SubscriptionStats {
         self.failed += other.failed;
         self.panicked += other.panicked;
         self.depth += other.depth;
+        self.lag += other.lag;
         #[expect(clippy::cast_precision_loss, reason = "a mean for people")]
         let calls = self.calls.max(1) as f64;
         self.mean_handler_seconds = busy / calls;
@@ -204,6 +208,24 @@ pub(crate) struct Counters {
     /// When the oldest event was published that was taken from the ring and is not finished, in
     /// microseconds since 1970.
     pub(crate) oldest: AtomicI64,
+}
+
+impl Counters {
+    /// Notes that an event is in a call that is not ready at once, for as long as what it gives back lives: it is the
+    /// oldest that is not finished where events are handled one by one.
+    pub(crate) fn waits_in_call(&self, event: &Event) -> InCall<'_> {
+        self.oldest.store(event.time().as_microsecond(), Ordering::Relaxed);
+        InCall(&self.oldest)
+    }
+}
+
+/// See [`Counters::waits_in_call`].
+pub(crate) struct InCall<'a>(&'a AtomicI64);
+
+impl Drop for InCall<'_> {
+    fn drop(&mut self) {
+        self.0.store(NONE_OLDEST, Ordering::Relaxed);
+    }
 }
 
 impl Subscriber {
@@ -304,23 +326,27 @@ impl Subscriber {
 
     pub(crate) fn stats(&self) -> SubscriptionStats {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        // What is finished is read before what was accepted, so that the difference is never below zero for long.
         let delivered = self.member.calls.delivered();
-        let calls = delivered + count(&self.counters.in_vain);
+        let (discarded, dead) = (count(&self.counters.discarded), count(&self.counters.dead));
         let (ring, member) = (&self.ring, &self.member);
+        let dropped = ring.dropped(member);
         let filtered = count(&self.counters.filtered);
+        let accepted = (ring.accepted(member) + count(&self.counters.inherited)).saturating_sub(filtered);
         SubscriptionStats {
-            accepted: (ring.accepted(member) + count(&self.counters.inherited)).saturating_sub(filtered),
+            accepted,
             filtered,
             delivered,
-            dropped: ring.dropped(member),
-            discarded: count(&self.counters.discarded),
-            dead: count(&self.counters.dead),
+            dropped,
+            discarded,
+            dead,
             retrying: count(&self.counters.retrying),
             retried: count(&self.counters.retried),
-            calls,
+            calls: delivered + count(&self.counters.in_vain),
             failed: count(&self.counters.failed),
             panicked: count(&self.counters.panicked),
             depth: ring.depth(member) + count(&self.counters.parked),
+            lag: accepted.saturating_sub(delivered + dropped + dead + discarded),
             oldest_seconds: None,
             mean_handler_seconds: member.calls.mean_seconds(),
         }
@@ -364,6 +390,10 @@ pub struct Subscription {
 impl Subscription {
     pub(crate) fn new(subscriber: Arc<Subscriber>, hub: Weak<Hub>) -> Self {
         Self { subscriber, hub, detached: false }
+    }
+
+    pub(crate) fn subscriber(&self) -> &Arc<Subscriber> {
+        &self.subscriber
     }
 
     /// What it is known by.

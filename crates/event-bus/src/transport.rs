@@ -3,6 +3,7 @@
 mod bridge;
 #[cfg(feature = "test-util")]
 pub mod contract;
+mod counts;
 #[cfg(feature = "test-util")]
 pub mod memory;
 mod options;
@@ -13,7 +14,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use runtime::CancellationToken;
 
-pub use bridge::{Bridge, BridgeStats, DurableError};
+pub use bridge::{Bridge, DurableError};
+pub use counts::BridgeStats;
+pub(crate) use counts::Bridges;
 pub use options::{Acknowledge, BridgeOptions, DUPLICATE_WINDOW, MAX_BRIDGE_QUEUE};
 
 use crate::event::Event;

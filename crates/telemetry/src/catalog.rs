@@ -77,6 +77,34 @@ pub const CATALOG: &[Described] = &[
         "Time that a call of an engine took, by OpenTelemetry's conventions; failed calls have an error type.",
         DATABASE,
     ),
+    counter(
+        "event_bus_bridge_duplicates_total",
+        &["transport"],
+        "Events that came in over a transport and were known: echoes, and what came twice.",
+    ),
+    counter(
+        "event_bus_bridge_failures_total",
+        &["transport"],
+        "Times that sending or receiving failed for the moment.",
+    ),
+    counter(
+        "event_bus_bridge_lost_total",
+        &["transport"],
+        "Events that did not go out: dropped by the overflow policy, or given up at the end.",
+    ),
+    counter(
+        "event_bus_bridge_not_taken_total",
+        &["reason", "transport"],
+        "Messages that came in and were not published: of a topic that is not carried, refused by the bus, or no event.",
+    ),
+    counter(
+        "event_bus_bridge_received_total",
+        &["transport"],
+        "Events that came in over a transport and were published.",
+    ),
+    counter("event_bus_bridge_refused_total", &["transport"], "Events that the transport refused for good."),
+    counter("event_bus_bridge_sent_total", &["transport"], "Events that went out over a transport."),
+    gauge("event_bus_bridge_waiting", &["transport"], "Events that wait to go out."),
     counter("event_bus_dead_lettered_total", &[], "Events that handlers failed on for good."),
     gauge("event_bus_dead_letters", &[], "Events that handlers failed on for good and that are kept."),
     counter(
@@ -131,6 +159,11 @@ pub const CATALOG: &[Described] = &[
         "event_bus_subscription_handler_seconds",
         &["owner"],
         "Mean time of a handler's call, by owner of the subscription.",
+    ),
+    gauge(
+        "event_bus_subscription_lag",
+        &["owner"],
+        "Events that wait, are handled now or are tried again, by owner of the subscription.",
     ),
     gauge(
         "event_bus_subscription_oldest_age_seconds",

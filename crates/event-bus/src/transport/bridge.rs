@@ -10,6 +10,7 @@ use runtime::{CancellationToken, TaskOwner};
 use tokio::sync::oneshot;
 use tracing::warn;
 
+use super::counts::{BridgeStats, Counts};
 use super::options::{Acknowledge, BridgeOptions, DUPLICATE_WINDOW};
 use super::window::{EventKey, Window};
 use super::{EventTransport, NotTaken, Outgoing, TransportError, TransportSink};
@@ -48,44 +49,7 @@ struct Link {
     seen: Mutex<Window<EventKey>>,
     /// Publishers that wait until the transport has their event.
     waiting: Mutex<HashMap<EventKey, oneshot::Sender<Result<(), TransportError>>>>,
-    counts: Counts,
-}
-
-#[derive(Default)]
-struct Counts {
-    sent: AtomicU64,
-    received: AtomicU64,
-    duplicates: AtomicU64,
-    foreign: AtomicU64,
-    refused: AtomicU64,
-    rejected: AtomicU64,
-    unreadable: AtomicU64,
-    failures: AtomicU64,
-}
-
-/// What a bridge counts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct BridgeStats {
-    /// Events that went out.
-    pub sent: u64,
-    /// Events that wait to go out.
-    pub waiting: u64,
-    /// Events that did not go out: dropped by the overflow policy, or given up at the end.
-    pub lost: u64,
-    /// Events that the engine refused for good; they are dead letters.
-    pub refused: u64,
-    /// Events that came in and were published.
-    pub received: u64,
-    /// Events that came in and were known: echoes, and what came twice.
-    pub duplicates: u64,
-    /// Events that came in and whose topic the bridge does not carry.
-    pub foreign: u64,
-    /// Events that came in and that the bus refused, such as one that is too large.
-    pub rejected: u64,
-    /// Messages that came in and were no events.
-    pub unreadable: u64,
-    /// Times that sending or receiving failed for the moment.
-    pub failures: u64,
+    counts: Arc<Counts>,
 }
 
 /// Why an event was not published durably.
@@ -125,6 +89,7 @@ impl EventBus {
             .overflow(options.overflow)
             .batch(Batch { events: options.batch, within: Duration::ZERO })
             .dead_letters();
+        let counts = Counts::new(transport.name());
         let link = Arc::new(Link {
             bus: self.clone(),
             transport,
@@ -132,7 +97,7 @@ impl EventBus {
             options,
             seen: Mutex::new(Window::new(window)),
             waiting: Mutex::default(),
-            counts: Counts::default(),
+            counts: counts.clone(),
         });
         let (sender, cancelled) = (link.clone(), tasks.token());
         let outgoing = self.subscribe(
@@ -143,6 +108,9 @@ impl EventBus {
                 async move { link.forward(events, &cancelled).await }
             }),
         )?;
+        // Just made: nobody has set it before.
+        let _ = counts.outgoing.set(outgoing.subscriber().clone());
+        self.hub.bridges().add(counts);
         let (receiver, cancelled) = (link.clone(), tasks.token());
         tasks.spawn("receive", async move { receiver.receive(cancelled).await });
         Ok(Bridge { link, outgoing, tasks })
@@ -185,20 +153,7 @@ impl Bridge {
     /// Its counts now.
     #[must_use]
     pub fn stats(&self) -> BridgeStats {
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (counts, outgoing) = (&self.link.counts, self.outgoing.stats());
-        BridgeStats {
-            sent: count(&counts.sent),
-            waiting: outgoing.depth,
-            lost: outgoing.dropped + outgoing.discarded,
-            refused: count(&counts.refused),
-            received: count(&counts.received),
-            duplicates: count(&counts.duplicates),
-            foreign: count(&counts.foreign),
-            rejected: count(&counts.rejected),
-            unreadable: count(&counts.unreadable),
-            failures: count(&counts.failures),
-        }
+        self.link.counts.stats()
     }
 
     /// Sends what waits, then ends. Answers how many events did not go out by the deadline.

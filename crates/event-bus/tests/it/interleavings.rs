@@ -9,7 +9,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 
-use event_bus::{EventBus, Overflow, SubscribeOptions};
+use event_bus::{EventBus, Overflow, SubscribeOptions, SubscriptionSpec};
 
 use crate::support::{Recorder, event};
 
@@ -128,11 +128,70 @@ fn check(seed: u64, published: &[Vec<Span>], life: &Life) {
     }
 }
 
-#[test]
-fn nothing_is_lost_doubled_or_out_of_order_in_any_interleaving() {
+/// Subscriptions that replace each other, each with another pattern and so with a queue of its own: every event is
+/// with exactly one of them.
+fn replaced(seed: u64, handle: &tokio::runtime::Handle) {
+    let bus = EventBus::builder().handle(handle.clone()).build();
+    let begin = Arc::new(Barrier::new(3));
+    let spec = |n: usize, recorder: &Recorder| {
+        let pattern = event_bus::Pattern::new(["p.*", "**", "p.a", "*.a"][n % 4]).unwrap();
+        SubscriptionSpec::new(pattern, SubscribeOptions::new().overflow(Overflow::Block), recorder.clone())
+    };
+    let mut lives = vec![Recorder::new()];
+    let mut kept = vec![bus.subscribe_spec(spec(0, &lives[0])).unwrap()];
+    std::thread::scope(|scope| {
+        for publisher in 0..PUBLISHERS {
+            let (bus, begin) = (bus.clone(), begin.clone());
+            scope.spawn(move || {
+                let mut random = Random(seed.wrapping_mul(31) + publisher);
+                begin.wait();
+                for n in 0..EVENTS {
+                    random.pause();
+                    assert_eq!(
+                        bus.try_publish(event("p.a", publisher * EVENTS + n)).unwrap().delivered_to,
+                        1
+                    );
+                }
+            });
+        }
+        let mut random = Random(seed.wrapping_mul(31) + PUBLISHERS);
+        begin.wait();
+        for n in 1..8 {
+            random.pause();
+            let recorder = Recorder::new();
+            let ends = kept[n - 1].id();
+            kept.extend(bus.replace(&[ends], vec![spec(n, &recorder)]).unwrap());
+            lives.push(recorder);
+        }
+    });
+    for subscription in &kept {
+        subscription.drain();
+        handle.block_on(async {
+            tokio::time::timeout(crate::support::LONG, subscription.ended()).await.unwrap();
+        });
+    }
+    let seen: Vec<u64> = lives.iter().flat_map(Recorder::numbers).collect();
+    for publisher in 0..PUBLISHERS {
+        let own = publisher * EVENTS..(publisher + 1) * EVENTS;
+        let seen: Vec<u64> = seen.iter().copied().filter(|n| own.contains(n)).collect();
+        assert_eq!(seen, own.collect::<Vec<_>>(), "seed {seed}, publisher {publisher}");
+    }
+}
+
+fn rounds(round: fn(u64, &tokio::runtime::Handle)) {
     let rounds = if std::env::var_os("GANTRY_TEST_FULL").is_some() { 100_000 } else { 3_000 };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     for seed in 0..rounds {
         round(seed, runtime.handle());
     }
+}
+
+#[test]
+fn nothing_is_lost_doubled_or_out_of_order_in_any_interleaving() {
+    rounds(round);
+}
+
+#[test]
+fn an_event_is_with_one_of_those_that_replace_each_other() {
+    rounds(replaced);
 }

@@ -11,6 +11,7 @@ mod delivery;
 mod failures;
 mod guide;
 mod interleavings;
+mod metrics;
 mod promises;
 mod refusals;
 mod replay;

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use event_bus::{Batch, Event, EventBus, SubscribeOptions, TraceContext, by_batch};
 use runtime::SystemClock;
@@ -95,7 +94,7 @@ async fn the_span_of_a_batch_names_the_traces_of_its_events() {
     let spans = Spans::default();
     let _guard = tracing::subscriber::set_default(registry().with(Noted(spans.clone())));
     let bus = EventBus::builder().spans(true).build();
-    let options = SubscribeOptions::new().batch(Batch { events: 3, within: Duration::from_secs(1) });
+    let options = SubscribeOptions::new().batch(Batch { events: 3, within: LONG });
     let _kept = bus.subscribe("a", options, by_batch(async |_| Ok(()))).unwrap();
     bus.publish(event("a", 1)).await.unwrap();
     bus.publish(traced()).await.unwrap();

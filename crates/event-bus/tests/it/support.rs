@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 
 /// Longer than anything here takes; a test that gets there has failed.
-pub(crate) const LONG: Duration = Duration::from_secs(20);
+pub(crate) const LONG: Duration = Duration::from_secs(30);
 
 pub(crate) fn topic(name: &str) -> Topic {
     Topic::new(name).unwrap()
