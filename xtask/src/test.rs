@@ -26,8 +26,8 @@ there; tests whose server cannot be had are left out and named, or fail with CI=
 many tests passed and failed.
 
 Options:
-      --full         adds the tests that take long (sets GANTRY_TEST_FULL=1), and those of package testkit,
-                     which start every kind of server
+      --full         adds the tests that take long (sets GANTRY_TEST_FULL=1, and builds with optimisation,
+                     profile `full`), and those of package testkit, which start every kind of server
       --seed N       runs this one history of a simulation again (sets GANTRY_SEED=N)
   -p, --package PKG  only this package; may be given again
   -h, --help         this text
@@ -77,7 +77,7 @@ pub(crate) fn test(
         servers.prepare(&mut command);
     }
     if full {
-        command.env("GANTRY_TEST_FULL", "1");
+        command.args(["--profile", "full"]).env("GANTRY_TEST_FULL", "1");
     }
     if let Some(seed) = seed {
         command.env("GANTRY_SEED", seed.to_string());

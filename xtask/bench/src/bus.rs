@@ -6,6 +6,8 @@
 //! Publishing runs in bursts that fit the queues, since a broadcast channel drops what does not, so nothing is
 //! lost on either side; the bus's subscriptions have the policy `block`, which checks for room all the same.
 
+mod growth;
+mod latency;
 mod queues;
 
 use std::future::ready;
@@ -15,12 +17,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use event_bus::{Event, EventBus, Overflow, SubscribeOptions, Subscription, Topic};
+use event_bus::{Event, EventBus, Overflow, Retry, SubscribeOptions, Subscription, Topic};
 use runtime::{SystemClock, TaskOwner};
 use serde_json::json;
-use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
+use tokio::sync::{Semaphore, broadcast, oneshot};
 
-use crate::harness::{Goal, Plan, Row, Sample, Unit, block_on, count, growth};
+use crate::harness::{Goal, Plan, Row, Unit, block_on, count};
 
 /// The queue of a subscription, and the capacity of the broadcast channel.
 const CAPACITY: usize = 4096;
@@ -68,6 +70,34 @@ pub(crate) fn rows(plan: &Plan) -> Vec<Row> {
             block_on(WORKERS, queues::mpsc_by_topic(topics, in_turn)).map(rate)
         })
     };
+    // One event a millisecond.
+    let few = plan.pick(1_000, 200);
+    let one_by_one = |beside: String| {
+        format!(
+            "p99 of publish → handler called, over all calls, {beside}, one event at a time on an idle runtime of \
+             {WORKERS} threads, {} events",
+            count(few)
+        )
+    };
+    let by_subscribers = |id, subscribers: usize| {
+        let what = one_by_one(format!("{subscribers} subscribers of one topic"));
+        Row::new(id, what, Unit::Microseconds, Goal::None, move |_| {
+            block_on(WORKERS, latency::ours_by_subscribers(subscribers, few))
+        })
+        .reference("tokio::sync::broadcast", move |_| {
+            block_on(WORKERS, latency::broadcast_by_subscribers(subscribers, few))
+        })
+    };
+    let by_topics = |id, topics: usize| {
+        let what = one_by_one(format!("{topics} topics in turn with a subscriber each"));
+        Row::new(id, what, Unit::Microseconds, Goal::None, move |_| {
+            block_on(WORKERS, latency::ours_by_topics(topics, few))
+        })
+        .reference("tokio::sync::mpsc, one found by topic in a HashMap", move |_| {
+            block_on(WORKERS, latency::mpsc_by_topics(topics, few))
+        })
+    };
+    let plain = move |_: &Plan| deliveries(deliveries_of, 1, ours);
     vec![
         fan_out("bus.fanout.1", 1),
         fan_out("bus.fanout.10", 10),
@@ -90,9 +120,42 @@ pub(crate) fn rows(plan: &Plan) -> Vec<Row> {
              bus.fanout.1 itself",
             Unit::PerSecond,
             Goal::None,
-            move |_| deliveries(deliveries_of, 1, |subscribers, events| on_bus(true, subscribers, events)),
+            move |_| deliveries(deliveries_of, 1, |n, events| on_bus(Asked::Spans, n, events)),
         )
-        .reference("without spans", move |_| deliveries(deliveries_of, 1, ours)),
+        .reference("without spans", plain),
+        Row::new(
+            "bus.spans.heard",
+            "bus.fanout.1 with a span for each handled event and a tracing subscriber that keeps them \
+             (tracing_subscriber's registry), beside bus.fanout.1 itself without a subscriber",
+            Unit::PerSecond,
+            Goal::None,
+            move |_| {
+                hear_spans();
+                deliveries(deliveries_of, 1, |n, events| on_bus(Asked::Spans, n, events))
+            },
+        )
+        .reference("without spans, nobody listening", plain)
+        .isolated(),
+        Row::new(
+            "bus.spans.not_asked",
+            "bus.fanout.1 without spans and with that tracing subscriber, beside bus.fanout.1 itself without one",
+            Unit::PerSecond,
+            Goal::None,
+            move |_| {
+                hear_spans();
+                deliveries(deliveries_of, 1, ours)
+            },
+        )
+        .reference("without spans, nobody listening", plain)
+        .isolated(),
+        Row::new(
+            "bus.retries",
+            "bus.fanout.1 with a retry policy and dead letters, which no event needs, beside bus.fanout.1 itself",
+            Unit::PerSecond,
+            Goal::None,
+            move |_| deliveries(deliveries_of, 1, |n, events| on_bus(Asked::Retries, n, events)),
+        )
+        .reference("without", plain),
         Row::new(
             "bus.nobody",
             format!(
@@ -113,8 +176,13 @@ pub(crate) fn rows(plan: &Plan) -> Vec<Row> {
             ),
             Unit::Microseconds,
             Goal::AtMost(20.0),
-            move |_| block_on(WORKERS, latency(idle)),
+            move |_| block_on(WORKERS, latency::ours_by_subscribers(1, idle)),
         ),
+        by_subscribers("bus.latency.10", 10),
+        by_subscribers("bus.latency.100", 100),
+        by_subscribers("bus.latency.1000", 1000),
+        by_topics("bus.latency.topics.1k", 1_000),
+        by_topics("bus.latency.topics.100k", 100_000),
         Row::new(
             "bus.growth",
             format!(
@@ -125,7 +193,7 @@ pub(crate) fn rows(plan: &Plan) -> Vec<Row> {
             ),
             Unit::Slope,
             Goal::AtMost(0.1),
-            slopes,
+            growth::slopes,
         )
         .without_warm_up(),
     ]
@@ -182,8 +250,31 @@ impl Counter {
     }
 }
 
+/// What is asked for beside the events themselves.
+#[derive(Clone, Copy, PartialEq)]
+enum Asked {
+    Nothing,
+    Spans,
+    Retries,
+}
+
+/// Lets this process's spans be kept by someone, for good.
+fn hear_spans() {
+    // Where somebody listens already it is the same.
+    let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry());
+}
+
 fn subscribe(bus: &EventBus, topic: &Topic, counter: &Arc<Counter>) -> anyhow::Result<Subscription> {
-    let options = SubscribeOptions::new().capacity(CAPACITY).overflow(Overflow::Block);
+    subscribe_with(SubscribeOptions::new(), bus, topic, counter)
+}
+
+fn subscribe_with(
+    options: SubscribeOptions,
+    bus: &EventBus,
+    topic: &Topic,
+    counter: &Arc<Counter>,
+) -> anyhow::Result<Subscription> {
+    let options = options.capacity(CAPACITY).overflow(Overflow::Block);
     let counter = counter.clone();
     Ok(bus.subscribe(topic, options, move |event: Event| {
         counter.count(&event);
@@ -192,17 +283,23 @@ fn subscribe(bus: &EventBus, topic: &Topic, counter: &Arc<Counter>) -> anyhow::R
 }
 
 async fn ours(subscribers: usize, events: usize) -> anyhow::Result<Duration> {
-    on_bus(false, subscribers, events).await
+    on_bus(Asked::Nothing, subscribers, events).await
 }
 
-async fn on_bus(spans: bool, subscribers: usize, events: usize) -> anyhow::Result<Duration> {
-    let bus = EventBus::builder().spans(spans).build();
+async fn on_bus(asked: Asked, subscribers: usize, events: usize) -> anyhow::Result<Duration> {
+    let bus = EventBus::builder().spans(asked == Asked::Spans).build();
+    let options = match asked {
+        Asked::Retries => SubscribeOptions::new().retry(Retry::new(3)).dead_letters(),
+        Asked::Nothing | Asked::Spans => SubscribeOptions::new(),
+    };
     let topic = Topic::new("orders.created")?;
     let pool = pool(&topic)?;
     let done = Arc::new(Semaphore::new(0));
     let counters: Vec<_> = (0..subscribers).map(|_| Counter::new(events, &done)).collect();
-    let subscriptions: Vec<_> =
-        counters.iter().map(|counter| subscribe(&bus, &topic, counter)).collect::<Result<_, _>>()?;
+    let subscriptions: Vec<_> = counters
+        .iter()
+        .map(|counter| subscribe_with(options.clone(), &bus, &topic, counter))
+        .collect::<Result<_, _>>()?;
     settle().await;
     let took = publish_all(&bus, pool, events, done, subscribers).await?;
     for counter in &counters {
@@ -314,95 +411,6 @@ async fn nobody(events: usize) -> anyhow::Result<f64> {
     .await?;
     ensure!(counter.seen.load(Ordering::Relaxed) == 0, "somebody listened");
     Ok(took.as_nanos() as f64 / events as f64)
-}
-
-async fn latency(events: usize) -> anyhow::Result<Sample> {
-    let bus = EventBus::builder().build();
-    let topic = Topic::new("orders.created")?;
-    let (sender, mut receiver) = mpsc::channel(1);
-    let origin = Instant::now();
-    let _subscription = bus.subscribe(&topic, SubscribeOptions::new(), move |_: Event| {
-        // Nobody else fills the channel of one.
-        let _ = sender.try_send(origin.elapsed());
-        ready(Ok(()))
-    })?;
-    let event = event(&topic)?;
-    let publisher = bus.clone();
-    let mut spans = on_a_worker(async move {
-        let mut spans = Vec::with_capacity(events);
-        for _ in 0..events {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            let event = event.clone();
-            let published = origin.elapsed();
-            publisher.publish(event).await?;
-            let handled = receiver.recv().await.context("the handler is gone")?;
-            spans.push(handled.saturating_sub(published).as_nanos() as f64 / 1e3);
-        }
-        Ok(spans)
-    })
-    .await?;
-    spans.sort_by(f64::total_cmp);
-    let at = |share: f64| spans[((spans.len() - 1) as f64 * share) as usize];
-    Ok(Sample::from(at(0.99)).detail("p50", at(0.5)).detail("p99.9", at(0.999)))
-}
-
-fn slopes(plan: &Plan) -> anyhow::Result<Sample> {
-    let cost = |events: usize, took: Duration| took.as_nanos() as f64 / events as f64;
-    let mut by_events = Vec::new();
-    for events in [1_000, 10_000, 100_000, plan.pick(1_000_000, 300_000)] {
-        // Small sizes are repeated, so that each figure stands for as much work.
-        let repeats = plan.pick(1_000_000, 300_000) / events;
-        let mut took = Duration::ZERO;
-        for _ in 0..repeats.min(100) {
-            took += block_on(WORKERS, ours(1, events))?;
-        }
-        by_events.push((events as f64, cost(events * repeats.min(100), took)));
-    }
-    let mut by_topics = Vec::new();
-    for topics in [1, 100, 10_000, 100_000] {
-        let events = plan.pick(400_000, 200_000);
-        by_topics.push((topics as f64, cost(events, block_on(WORKERS, many_topics(topics, events))?)));
-    }
-    let mut by_subscribers = Vec::new();
-    for subscribers in [1, 10, 100, 1_000] {
-        let events = (plan.pick(2_000_000, 400_000) / subscribers).max(400);
-        let took = block_on(WORKERS, ours(subscribers, events))?;
-        by_subscribers.push((subscribers as f64, cost(events * subscribers, took)));
-    }
-    let mut by_others = Vec::new();
-    for others in [1, 100, 10_000, 100_000] {
-        let events = plan.pick(1_000_000, 200_000);
-        by_others.push((others as f64, cost(events, block_on(WORKERS, among_others(others, events))?)));
-    }
-    let slopes = [growth(&by_events), growth(&by_topics), growth(&by_subscribers)];
-    Ok(Sample::from(slopes.into_iter().fold(f64::MIN, f64::max))
-        .detail("events", slopes[0])
-        .detail("topics", slopes[1])
-        .detail("subscribers", slopes[2])
-        .detail("unrelated subscriptions", growth(&by_others)))
-}
-
-/// Events of one topic, while others have a subscriber each, half of them by a pattern with a wildcard.
-async fn among_others(others: usize, events: usize) -> anyhow::Result<Duration> {
-    let bus = EventBus::builder().build();
-    let done = Arc::new(Semaphore::new(0));
-    let nobody = Counter::new(usize::MAX, &done);
-    let mut subscriptions = Vec::new();
-    for n in 0..others {
-        let counter = nobody.clone();
-        let pattern = if n.is_multiple_of(2) { format!("orders.n{n}") } else { format!("orders.n{n}.*.**") };
-        subscriptions.push(bus.subscribe(&*pattern, SubscribeOptions::new(), move |event: Event| {
-            counter.count(&event);
-            ready(Ok(()))
-        })?);
-    }
-    let topic = Topic::new("orders.created")?;
-    subscriptions.push(subscribe(&bus, &topic, &Counter::new(events, &done))?);
-    let pool = pool(&topic)?;
-    settle().await;
-    let took = publish_all(&bus, pool, events, done, 1).await?;
-    drop(subscriptions);
-    Ok(took)
 }
 
 /// Events published in turn to topics that have a subscriber each.

@@ -80,7 +80,7 @@ fn claim_shared(
 /// Removes what was built from the packages of the workspace, and keeps its dependencies.
 fn clean_members(root: &Path, target: &Path, metadata: &Value) -> anyhow::Result<()> {
     let packages = metadata["packages"].as_array().map_or(&[] as &[_], Vec::as_slice);
-    for profile in ["dev", "release"] {
+    for profile in ["dev", "release", "full"] {
         let mut command = Command::new(super::cargo_program());
         command.current_dir(root).args(["clean", "--quiet", "--profile", profile]);
         command.arg("--target-dir").arg(target);
