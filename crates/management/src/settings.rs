@@ -14,7 +14,7 @@ pub struct ConfigValue {
     pub path: String,
     /// The value; secrets are masked.
     pub value: Value,
-    /// Where it came from: `default`, `file`, `api`, `environment` or `flag`.
+    /// Where it came from: `default`, `file`, `fleet`, `api`, `environment` or `flag`.
     #[schema(value_type = String, example = "environment")]
     pub layer: Layer,
     /// The file, or what the source calls itself.

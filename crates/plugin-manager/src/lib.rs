@@ -35,6 +35,7 @@ mod builder;
 mod config;
 mod dry_run;
 mod error;
+mod follow;
 mod load;
 mod manager;
 mod metrics;

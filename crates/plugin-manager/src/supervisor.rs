@@ -13,8 +13,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use plugin_core::{
-    Action, Host, Manifest, Needs, Permissions, Plugin, PluginError, PluginName, Scope, ScopeOptions, Slot,
-    State, Withdrawal,
+    Action, Host, Layer, Manifest, Needs, Permissions, Plugin, PluginError, PluginName, Scope, ScopeOptions,
+    Slot, State, Withdrawal,
 };
 use registry::{Records, Transition};
 use runtime::{CallError, guarded};
@@ -60,6 +60,8 @@ pub(crate) enum ConfigChange {
     Request(Value, Option<u64>),
     /// What a definition file says.
     Definition(Map<String, Value>),
+    /// What a source of that layer says, or that it says nothing any more.
+    Source(Layer, Option<Value>),
 }
 
 /// How a start went that did not fail.

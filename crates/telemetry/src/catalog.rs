@@ -78,6 +78,13 @@ pub const CATALOG: &[Described] = &[
         DATABASE,
     ),
     counter(
+        "etcd_client_reconnects_total",
+        &[],
+        "Times that another member of an etcd was asked, since one failed.",
+    ),
+    counter("etcd_client_retries_total", &[], "Attempts at etcd that were made again."),
+    counter("etcd_watch_resumes_total", &[], "Watches of etcd that went on after their stream had ended."),
+    counter(
         "event_bus_bridge_duplicates_total",
         &["transport"],
         "Events that came in over a transport and were known: echoes, and what came twice.",

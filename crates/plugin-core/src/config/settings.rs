@@ -14,6 +14,8 @@ pub enum Layer {
     Default,
     /// The configuration file, or a definition file of the auto-load folder.
     File,
+    /// A source that a fleet's hosts have in common, such as etcd.
+    Fleet,
     /// Set by an operator over the management API, and kept.
     Api,
     /// An environment variable.
@@ -27,6 +29,7 @@ impl fmt::Display for Layer {
         f.write_str(match self {
             Self::Default => "default",
             Self::File => "file",
+            Self::Fleet => "fleet",
             Self::Api => "api",
             Self::Environment => "environment",
             Self::Flag => "flag",

@@ -40,6 +40,7 @@ impl Supervisor {
                 (Layer::Api, (!over.is_empty()).then_some(Value::Object(over)))
             }
             ConfigChange::Definition(section) => (Layer::File, Some(Value::Object(section))),
+            ConfigChange::Source(layer, section) => (layer, section),
         };
         let new = Section { layer, value: section };
         let old = Section { layer, value: section_of(&before, layer, &path) };
@@ -234,16 +235,17 @@ pub(super) fn override_of(
     let Value::Object(requested) = requested else {
         return Err(ConfigError::invalid("", "expected a table"));
     };
-    let only = |layers: [Layer; 2]| {
+    let only = |layers: &[Layer]| {
         let mut some = Settings::new();
         for layer in layers {
-            if let Some(values) = settings.layer(layer) {
-                some.set_layer(layer, layer.to_string(), values.clone());
+            if let Some(values) = settings.layer(*layer) {
+                some.set_layer(*layer, layer.to_string(), values.clone());
             }
         }
         some.section(path)
     };
-    let (below, above) = (only([Layer::Default, Layer::File]), only([Layer::Environment, Layer::Flag]));
+    let below = only(&[Layer::Default, Layer::File, Layer::Fleet]);
+    let above = only(&[Layer::Environment, Layer::Flag]);
     let none = Map::new();
     differing(requested, below.as_object().unwrap_or(&none), above.as_object().unwrap_or(&none), "")
 }

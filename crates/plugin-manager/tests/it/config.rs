@@ -272,3 +272,103 @@ async fn a_start_with_a_wrong_configuration_fails_and_names_the_key() {
     let report = manager.start_all().await.unwrap();
     assert_eq!(report.failed[0].reason, "initialize plugin `pool`: `plugins.pool.sise`: unknown key");
 }
+
+/// A source that says what it is given.
+struct Shelf {
+    values: std::sync::Mutex<Map<String, Value>>,
+    changed: tokio::sync::Notify,
+}
+
+impl Shelf {
+    fn put(&self, plugins: Value) {
+        *self.values.lock().unwrap() = map(json!({ "plugins": plugins }));
+        self.changed.notify_one();
+    }
+}
+
+#[async_trait]
+impl ConfigSource for Shelf {
+    fn name(&self) -> String {
+        "shelf".to_owned()
+    }
+
+    fn layer(&self) -> Layer {
+        Layer::Fleet
+    }
+
+    async fn load(&self) -> Result<Map<String, Value>, ConfigError> {
+        let values = self.values.lock().unwrap().clone();
+        if values.contains_key("broken") {
+            return Err(ConfigError::Unreadable { origin: self.name(), detail: "broken".to_owned() });
+        }
+        Ok(values)
+    }
+
+    async fn changed(&self) {
+        self.changed.notified().await;
+    }
+}
+
+#[tokio::test]
+async fn a_source_of_the_fleet_is_followed_checked_and_taken_back() {
+    let (manager, pool) = host(None).await;
+    let shelf = Arc::new(Shelf { values: std::sync::Mutex::default(), changed: tokio::sync::Notify::new() });
+    let (follower, source) = (manager.clone(), shelf.clone());
+    let tasks = runtime::TaskOwner::new("test");
+    tasks.spawn("follow", async move { follower.follow(&*source).await });
+    let until = async |size: usize| {
+        let reached = async {
+            while pool.size.load(Ordering::SeqCst) != size {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), reached).await.unwrap();
+    };
+    // Above the file, live, and shown with where it comes from.
+    shelf.put(json!({ "pool": { "size": 7 }, "later": { "x": 1 } }));
+    until(7).await;
+    assert_eq!(pool.starts.load(Ordering::SeqCst), 1);
+    let shown = manager.settings().values();
+    let size = shown.iter().find(|value| value.path == "plugins.pool.size").unwrap();
+    assert_eq!((size.origin.layer, size.origin.source.as_str()), (Layer::Fleet, "shelf"));
+    assert!(shown.iter().any(|value| value.path == "plugins.later.x"), "kept for when the plugin comes");
+
+    // What the check refuses, what the plugin refuses, and what it does not survive: nothing of it stays, and
+    // the next is taken.
+    for (size, next) in [(101, 8), (13, 9), (99, 10)] {
+        shelf.put(json!({ "pool": { "size": size } }));
+        shelf.put(json!({ "pool": { "size": size, "mode": "b" } }));
+        shelf.put(json!({ "pool": { "size": next } }));
+        until(next).await;
+    }
+    // One that only a restart applies, and one whose restart fails.
+    shelf.put(json!({ "pool": { "size": 11, "mode": "b" } }));
+    until(11).await;
+    let starts = pool.starts.load(Ordering::SeqCst);
+    shelf.put(json!({ "pool": { "size": 12, "mode": "broken" } }));
+    let back = async {
+        while pool.starts.load(Ordering::SeqCst) < starts + 2
+            || manager.get("pool").unwrap().status != State::Running
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), back).await.unwrap();
+    assert_eq!(pool.size.load(Ordering::SeqCst), 11, "promise 6: what ran before runs");
+
+    // An operator's word stands above the fleet's, and the file is in force again when the fleet says nothing.
+    manager.set_config("pool", json!({ "size": 50, "mode": "b", "password": MASK })).await.unwrap();
+    shelf.put(json!({ "pool": { "size": 12, "mode": "b" } }));
+    let taken = async {
+        while manager.settings().layer(Layer::Fleet).unwrap()["plugins"]["pool"]["size"] != 12 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), taken).await.unwrap();
+    assert_eq!(pool.size.load(Ordering::SeqCst), 50);
+    manager.set_config("pool", json!({ "size": 12, "mode": "b", "password": MASK })).await.unwrap();
+    until(12).await;
+    shelf.put(json!({}));
+    until(1).await;
+    tasks.shutdown(Duration::ZERO).await;
+}
