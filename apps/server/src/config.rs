@@ -26,13 +26,14 @@ const COMMAND_LINE: &str = "command line";
 const HTTP_PORT: &str = "plugins.http.port";
 
 /// Environment variables with a name of their own.
-const SHORT_NAMES: [(&str, &str); 6] = [
+const SHORT_NAMES: [(&str, &str); 7] = [
     ("APP_ENV", "env"),
     ("GO_ENV", "env"),
     ("LOG_LEVEL", "log.level"),
     ("HTTP_PORT", HTTP_PORT),
     ("HTTP_HOST", "plugins.http.host"),
     ("REDIS_ADDR", "plugins.redis-cluster.address"),
+    ("ETCD_ENDPOINTS", "plugins.etcd.endpoints"),
 ];
 
 /// Everything that can be set, but for the plugins' own sections, which they check themselves.

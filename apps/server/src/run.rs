@@ -28,6 +28,8 @@ const THREADS_MIN: usize = 4;
 /// The exit code is 0 after an orderly end, 1 if the server cannot start or its configuration is wrong, and
 /// 2 for a wrong command line.
 pub fn run(setup: impl FnOnce(&mut Host) -> Result<(), BoxError>) -> ExitCode {
+    // Before anything can speak TLS. Somebody who runs a server of their own may have chosen another one.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let flags = match Flags::try_parse() {
         Ok(flags) => flags,
         // `--help` and `--version` come here, too.

@@ -11,7 +11,8 @@ use event_bus::EventBus;
 use http_api::{HTTP, HttpPlugin};
 use management::{Authenticator, Management};
 use plugin_core::{ConfigSpec, Plugin, PluginLoader, Settings, State, decode};
-use plugin_manager::{ManagerError, PluginManager, PluginOptions, StartReport};
+use plugin_manager::{ManagerError, PluginManager, PluginOptions, RestartPolicy, StartReport};
+use plugins_etcd::{ETCD, EtcdPlugin};
 use plugins_redis::{REDIS, RedisConfig, RedisPlugin};
 use registry::ServiceDirectory;
 use runtime::{SystemClock, TaskOwner};
@@ -54,7 +55,13 @@ pub(crate) fn sections(host: &Host) -> anyhow::Result<BTreeMap<String, Option<Co
     sections.insert(SCHEDULER.to_owned(), Some(SchedulerPlugin::config()));
     sections.insert(HTTP.to_owned(), Some(HttpPlugin::config()));
     sections.insert(REDIS.to_owned(), Some(RedisPlugin::config()));
+    sections.insert(ETCD.to_owned(), Some(EtcdPlugin::config()));
     Ok(sections)
+}
+
+/// Whether anything is said of a plugin: those with a server behind them take part only then.
+fn is_set(settings: &Settings, plugin: &str) -> bool {
+    settings.section(&["plugins", plugin]).as_object().is_none_or(|section| !section.is_empty())
 }
 
 /// What the configuration says that tasks are kept in, if not in memory alone.
@@ -89,6 +96,7 @@ pub(crate) async fn assemble(
     telemetry: &Telemetry,
     plugins: &Handle,
 ) -> anyhow::Result<Assembled> {
+    let uses_etcd = is_set(&loaded.settings, ETCD);
     let clock = SystemClock::shared();
     let control = Handle::current();
     // Handlers and runs are plugins' code, and belong on their runtime.
@@ -142,6 +150,12 @@ pub(crate) async fn assemble(
         .build();
     measure(telemetry, &bus, &scheduler, &manager);
 
+    if uses_etcd {
+        // Whatever it reports, a restart would not mend it.
+        let restart = Some(manager.config().restart.clone().with_policy(RestartPolicy::Never));
+        let etcd = EtcdPlugin::new()?.configures(manager.clone());
+        manager.register(Arc::new(etcd), PluginOptions { restart, ..PluginOptions::default() })?;
+    }
     let http = HttpPlugin::new(management.clone()).plugins(plugins.clone());
     let listening = http.address();
     // The host's own parts: other plugins' code cannot keep them from starting, answering and stopping.

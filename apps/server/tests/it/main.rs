@@ -8,6 +8,7 @@ mod contract;
 mod crash;
 mod docs;
 mod durable;
+mod etcd;
 mod events;
 mod folder;
 mod host;
