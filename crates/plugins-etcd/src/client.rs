@@ -147,6 +147,7 @@ impl Etcd {
         let members = &self.inner.members;
         let deadline = Instant::now() + self.timeout;
         let mut attempt = 0_u32;
+        let mut told: Option<String> = None;
         loop {
             attempt += 1;
             let at = members.current();
@@ -159,10 +160,12 @@ impl Etcd {
                     return Ok(value);
                 }
                 Ok(Err(failure)) => failure,
-                Err(_) => Failure::Passing {
-                    reason: format!("no answer within {}", runtime::format_duration(limit)),
-                    applied: Applied::Perhaps,
-                },
+                Err(_) => {
+                    // One that the end of all time cut short says less than the one before.
+                    let before = told.take().filter(|_| limit < self.inner.config.attempt_timeout);
+                    let late = || format!("no answer within {}", runtime::format_duration(limit));
+                    Failure::Passing { reason: before.unwrap_or_else(late), applied: Applied::Perhaps }
+                }
             };
             let wait = pace(attempt, members.len());
             let last = Instant::now() + wait >= deadline;
@@ -172,6 +175,7 @@ impl Etcd {
             }
             if let Failure::Passing { reason, .. } = &failure {
                 debug!(member = members.name(at), attempt, reason, "trying again");
+                told = Some(reason.clone());
             }
             self.inner.meter.tried_again();
             if members.leave(at) {

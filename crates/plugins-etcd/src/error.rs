@@ -188,8 +188,9 @@ pub(crate) fn judge_watch(endpoint: &str, reason: &str) -> EtcdError {
 /// What may be wrong where a member ends connections without a word. One that dies does the same, so that this
 /// is no more than a guess.
 pub(crate) fn guess(reason: &str, tls: bool, certificate: bool) -> &'static str {
-    let ended =
-        ["broken pipe", "connection closed", "CertificateRequired"].iter().any(|of| reason.contains(of));
+    let ended = ["broken pipe", "connection closed", "connection reset", "CertificateRequired"]
+        .iter()
+        .any(|of| reason.contains(of));
     match (ended, tls, certificate) {
         (true, false, _) => " (does it speak TLS, and `plugins.etcd.tls` is not set?)",
         (true, true, false) => {
